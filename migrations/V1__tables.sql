@@ -1,0 +1,200 @@
+-- outboxd: the tables. The whole story in thirty lines.
+--
+--   app ──INSERT──► outbox.event ──(bell)──► outboxd ──► handlers
+--                                               │
+--                       outbox.done  ◄──────────┴──────────►  outbox.open
+--                  what finished, append-only        what needs attention, mutable
+--
+-- An app inserts one row into outbox.event, in its own transaction. A statement trigger rings a bell (NOTIFY)
+-- if the daemon sleeps. The daemon reads the log behind a position (a pg_snapshot: sequence order is not commit
+-- order), hands each event to every handler whose topics match, and appends one row to outbox.done for each
+-- delivery that finished. An event for one handler is a delivery; a delivery without a row in outbox.done or
+-- outbox.open is pending.
+--
+-- Only a delivery that does not simply succeed has a row in outbox.open: it waits for its time (scheduled,
+-- retrying), lasts longer than a second (running) or has been given up (dead). That row carries a copy of the
+-- event, so retries and dead letters never need the log again, and old partitions of the log can be dropped
+-- without looking at them.
+--
+-- outbox.event and outbox.done are never updated: there is nothing to vacuum, and a transaction left open
+-- elsewhere cannot slow them down. Both are partitioned by event id, never by time: a long transaction may
+-- commit late. The daemon makes partitions ahead (outbox.add_partitions); the default partition takes what comes
+-- when no daemon has run for a long time, so an INSERT never fails for lack of a partition.
+--
+-- Every table says with CHECKs which rows are impossible; the name of the constraint is the message.
+-- Needs PostgreSQL 13 (xid8, pg_current_xact_id). Apps need INSERT on outbox.event, nothing else.
+
+CREATE TABLE outbox.event (
+    id         bigint      GENERATED ALWAYS AS IDENTITY,
+    topic      text        NOT NULL,
+    key        text,
+    payload    jsonb       NOT NULL,
+    headers    jsonb       NOT NULL DEFAULT '{}',
+    dedup_key  text,
+    due_at     timestamptz,
+    expires_at timestamptz,
+    priority   smallint    NOT NULL DEFAULT 0,
+    created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    xid        xid8        NOT NULL DEFAULT pg_current_xact_id(),
+    PRIMARY KEY (id),
+    CONSTRAINT topic_is_dotted_words_of_letters_digits_underscore_colon_dash
+        CHECK (topic ~ '^[A-Za-z0-9_:-]+(\.[A-Za-z0-9_:-]+)*$'),
+    CONSTRAINT topic_is_at_most_255_bytes
+        CHECK (octet_length(topic) <= 255),
+    CONSTRAINT key_is_1_to_512_bytes_without_control_characters
+        CHECK (octet_length(key) BETWEEN 1 AND 512 AND key !~ '[[:cntrl:]]'),
+    CONSTRAINT payload_is_at_most_16_mebibytes
+        CHECK (pg_column_size(payload) <= 16777216),
+    CONSTRAINT headers_are_an_object_of_strings
+        CHECK (jsonb_typeof(headers) = 'object'
+               AND NOT jsonb_path_exists(headers, '$.* ? (@.type() != "string")')),
+    CONSTRAINT headers_are_at_most_64_kibibytes
+        CHECK (pg_column_size(headers) <= 65536),
+    CONSTRAINT dedup_key_is_1_to_512_bytes
+        CHECK (octet_length(dedup_key) BETWEEN 1 AND 512),
+    CONSTRAINT due_at_is_between_years_1970_and_9999
+        CHECK (due_at >= '1970-01-01Z' AND due_at < '9999-01-01Z'),
+    CONSTRAINT expires_at_is_between_years_1970_and_9999
+        CHECK (expires_at >= '1970-01-01Z' AND expires_at < '9999-01-01Z'),
+    CONSTRAINT expires_at_is_after_due_at
+        CHECK (expires_at > due_at),
+    CONSTRAINT created_at_is_between_years_1970_and_9999
+        CHECK (created_at >= '1970-01-01Z' AND created_at < '9999-01-01Z')
+) PARTITION BY RANGE (id);
+
+-- The tail reads by (xid, id): a large transaction can be paged.
+CREATE INDEX event_xid_id ON outbox.event (xid, id);
+
+CREATE TABLE outbox.event_default PARTITION OF outbox.event DEFAULT;
+
+CREATE TABLE outbox.done (
+    event_id    bigint      NOT NULL,
+    handler     text        NOT NULL,
+    outcome     text        NOT NULL,
+    attempt     integer     NOT NULL,
+    started_at  timestamptz,
+    finished_at timestamptz NOT NULL,
+    result      jsonb,
+    PRIMARY KEY (event_id, handler),
+    CONSTRAINT outcome_is_done_cancelled_expired_or_discarded
+        CHECK (outcome IN ('done', 'cancelled', 'expired', 'discarded')),
+    CONSTRAINT done_took_an_attempt
+        CHECK (outcome <> 'done' OR (attempt >= 1 AND started_at IS NOT NULL)),
+    CONSTRAINT result_is_at_most_64_kibibytes
+        CHECK (pg_column_size(result) <= 65536)
+) PARTITION BY RANGE (event_id);
+
+CREATE TABLE outbox.done_default PARTITION OF outbox.done DEFAULT;
+
+CREATE TABLE outbox.open (
+    event_id   bigint      NOT NULL,
+    handler    text        NOT NULL,
+    state      text        NOT NULL,
+    due_at     timestamptz,
+    attempt    integer     NOT NULL DEFAULT 0,
+    failures   integer     NOT NULL DEFAULT 0,
+    started_at timestamptz,
+    topic      text        NOT NULL,
+    key        text,
+    payload    jsonb       NOT NULL,
+    headers    jsonb       NOT NULL,
+    priority   smallint    NOT NULL,
+    expires_at timestamptz,
+    created_at timestamptz NOT NULL,
+    progress   jsonb,
+    results    jsonb,
+    last_error text,
+    updated_at timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (event_id, handler),
+    CONSTRAINT state_is_one_of_the_six
+        CHECK (state IN ('scheduled', 'retrying', 'running', 'waiting', 'blocked', 'dead')),
+    CONSTRAINT scheduled_and_retrying_have_a_due_time
+        CHECK (state NOT IN ('scheduled', 'retrying') OR due_at IS NOT NULL),
+    CONSTRAINT running_has_started_an_attempt
+        CHECK ((state = 'running') = (started_at IS NOT NULL) AND (state <> 'running' OR attempt >= 1)),
+    CONSTRAINT retrying_and_dead_have_an_error
+        CHECK (state NOT IN ('retrying', 'dead') OR last_error IS NOT NULL),
+    CONSTRAINT failures_are_among_the_attempts
+        CHECK (failures BETWEEN 0 AND attempt),
+    CONSTRAINT last_error_is_at_most_16_kibibytes
+        CHECK (octet_length(last_error) <= 16384)
+-- Rows here change state a few times: leave room on the page, vacuum early.
+) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 500);
+
+-- What is due next, per handler.
+CREATE INDEX open_due ON outbox.open (handler, due_at, event_id) WHERE state IN ('scheduled', 'retrying');
+-- What a stopped daemon left running, and what is dead.
+CREATE INDEX open_state ON outbox.open (state, handler, event_id) WHERE state IN ('running', 'dead');
+
+CREATE TABLE outbox.attempt (
+    event_id    bigint      NOT NULL,
+    handler     text        NOT NULL,
+    attempt     integer     NOT NULL,
+    started_at  timestamptz NOT NULL,
+    finished_at timestamptz NOT NULL,
+    outcome     text        NOT NULL,
+    error       text,
+    response    text,
+    PRIMARY KEY (event_id, handler, attempt),
+    CONSTRAINT outcome_is_done_retry_snooze_dead_or_lost
+        CHECK (outcome IN ('done', 'retry', 'snooze', 'dead', 'lost')),
+    CONSTRAINT error_is_at_most_16_kibibytes CHECK (octet_length(error) <= 16384),
+    CONSTRAINT response_is_at_most_16_kibibytes CHECK (octet_length(response) <= 16384)
+);
+
+CREATE TABLE outbox.handler (
+    name        text        PRIMARY KEY,
+    topics      text[]      NOT NULL,
+    topic_regex text        NOT NULL,
+    kind        text        NOT NULL,
+    settings    jsonb       NOT NULL,
+    absent      boolean     NOT NULL DEFAULT false,
+    -- Events below this id existed before the handler (or its present topics) and are not meant for it.
+    first_id    bigint      NOT NULL,
+    updated_at  timestamptz NOT NULL DEFAULT now(),
+    CONSTRAINT name_is_1_to_63_letters_digits_underscores_dashes CHECK (name ~ '^[A-Za-z0-9_-]{1,63}$'),
+    CONSTRAINT handler_has_topics CHECK (cardinality(topics) >= 1)
+);
+
+-- How far each handler has finished the log: append-only, the newest row counts, old ones are trimmed.
+-- `finished` counts the deliveries that ended since the handler was registered: rates come from it for free.
+CREATE TABLE outbox.position (
+    n        bigint      GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    handler  text        NOT NULL REFERENCES outbox.handler (name) ON DELETE CASCADE,
+    position pg_snapshot NOT NULL,
+    low_id   bigint      NOT NULL,
+    finished bigint      NOT NULL DEFAULT 0,
+    at       timestamptz NOT NULL DEFAULT now()
+);
+CREATE INDEX position_newest ON outbox.position (handler, n DESC);
+
+-- One row per dedup key inside its window; (topic, dedup_key) cannot be unique on the log, which is partitioned by id.
+CREATE TABLE outbox.dedup (
+    topic      text        NOT NULL,
+    dedup_key  text        NOT NULL,
+    event_id   bigint      NOT NULL,
+    expires_at timestamptz NOT NULL,
+    PRIMARY KEY (topic, dedup_key)
+);
+CREATE INDEX dedup_expires ON outbox.dedup (expires_at);
+
+-- One row: what this installation is. The id is part of every idempotency key; system identifier and timeline tell
+-- a restored or failed-over database, whose transaction ids mean nothing to the stored positions.
+CREATE TABLE outbox.installation (
+    singleton         boolean     PRIMARY KEY DEFAULT true,
+    id                uuid        NOT NULL DEFAULT gen_random_uuid(),
+    system_identifier bigint      NOT NULL,
+    timeline          integer     NOT NULL,
+    dedup_window      interval    NOT NULL DEFAULT '24 hours',
+    created_at        timestamptz NOT NULL DEFAULT now(),
+    CONSTRAINT there_is_one_row CHECK (singleton),
+    CONSTRAINT dedup_window_is_positive CHECK (dedup_window > interval '0')
+);
+INSERT INTO outbox.installation (system_identifier, timeline)
+SELECT system_identifier, ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::integer
+FROM pg_control_system();
+
+-- The bell's flag: 1 = the daemon sleeps, ring; 2 = it is awake, be silent. A sequence, because it is read and
+-- set outside snapshots: a producer whose snapshot is an hour old still sees the flag of this moment.
+CREATE SEQUENCE outbox.bell MINVALUE 1 MAXVALUE 2 CYCLE;
+SELECT setval('outbox.bell', 1);

@@ -1,0 +1,187 @@
+//! What the daemon is to do. [`Config`] is the file as meant: every default filled in, every relation checked.
+//!
+//! The file as written is TOML; [`Config::parse`] reads it and reports everything that is wrong with it at once.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::outcome::RetryPolicy;
+use crate::topic::Pattern;
+
+/// Everything one daemon needs to know. See `systemd/outboxd.toml` for every key, its default and its limits.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    pub daemon: DaemonConfig,
+    /// In the order of their names.
+    pub handlers: Vec<HandlerConfig>,
+}
+
+/// The `[daemon]` table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DaemonConfig {
+    /// Where PostgreSQL is, if the file says so; a flag or the environment wins over it.
+    pub database_url: Option<Secret>,
+    /// The fallback scan; `None` ("off") relies on the bell alone.
+    pub poll_interval: Option<Duration>,
+    /// How long a stopping daemon waits for running attempts.
+    pub drain_timeout: Duration,
+    /// How long a dedup key is remembered.
+    pub dedup_window: Duration,
+    /// Connections for SQL handlers.
+    pub pool_size: usize,
+}
+
+impl Default for DaemonConfig {
+    fn default() -> Self {
+        Self {
+            database_url: None,
+            poll_interval: Some(Duration::from_secs(5)),
+            drain_timeout: Duration::from_secs(30),
+            dedup_window: Duration::from_hours(24),
+            pool_size: 8,
+        }
+    }
+}
+
+/// One `[handler.NAME]` table.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HandlerConfig {
+    pub name: Arc<str>,
+    pub kind: Kind,
+    pub delivery: DeliveryConfig,
+}
+
+/// What a handler wants and how it is run, whatever its kind.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DeliveryConfig {
+    pub topics: Vec<Pattern>,
+    /// Attempts running at the same time.
+    pub concurrency: usize,
+    /// The longest an attempt may run.
+    pub timeout: Duration,
+    pub retry: RetryPolicy,
+    /// Where a handler begins that the database does not know yet.
+    pub start: Start,
+}
+
+impl DeliveryConfig {
+    /// The defaults, for these topics.
+    #[must_use]
+    pub fn new(topics: Vec<Pattern>) -> Self {
+        Self {
+            topics,
+            concurrency: 8,
+            timeout: Duration::from_secs(30),
+            retry: RetryPolicy::default(),
+            start: Start::Now,
+        }
+    }
+}
+
+/// Where a new handler begins to read the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    /// With the events that become visible after the daemon first saw the handler. The first handlers of an
+    /// installation begin at the beginning: there is nothing before them.
+    Now,
+    /// With the oldest event still in the log.
+    Beginning,
+}
+
+/// How a handler is called.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Kind {
+    Http(HttpConfig),
+    Command(CommandConfig),
+    Sql(SqlConfig),
+    /// A Rust function registered with [`DaemonBuilder::handler`](crate::DaemonBuilder::handler).
+    Native,
+}
+
+impl Kind {
+    /// The word for it: `http`, `command`, `sql` or `rust`.
+    #[must_use]
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Kind::Http(_) => "http",
+            Kind::Command(_) => "command",
+            Kind::Sql(_) => "sql",
+            Kind::Native => "rust",
+        }
+    }
+}
+
+/// `http = { url, secret, headers }`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HttpConfig {
+    /// `http` or `https`, without credentials and fragment.
+    pub url: reqwest::Url,
+    /// The Standard Webhooks signing key, decoded from `whsec_<base64>`; 24 to 64 bytes.
+    pub secret: Option<SigningKey>,
+    /// Sent with every request; none of them is one that outboxd sets itself.
+    pub headers: BTreeMap<String, Secret>,
+}
+
+/// `command = [...]`, `env = {...}`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CommandConfig {
+    /// The program, an absolute path or a name looked up in `PATH`, and its arguments. Never a shell line.
+    pub argv: Vec<String>,
+    /// The environment beside `PATH` and the `OUTBOX_*` variables.
+    pub env: BTreeMap<String, Secret>,
+}
+
+/// `sql = "schema.function"`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SqlConfig {
+    pub schema: String,
+    pub function: String,
+}
+
+/// A text that is never printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    #[must_use]
+    pub fn new(text: String) -> Self {
+        Self(text)
+    }
+
+    /// The text itself. Never log it, never store it.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+/// The bytes a webhook is signed with; never printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SigningKey(Vec<u8>);
+
+impl SigningKey {
+    #[must_use]
+    pub fn new(bytes: Vec<u8>) -> Self {
+        Self(bytes)
+    }
+
+    /// The key itself. Never log it, never store it.
+    #[must_use]
+    pub fn expose(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for SigningKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}

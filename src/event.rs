@@ -1,0 +1,81 @@
+//! The nouns: an event, a handler's name, and one attempt at delivering the one to the other.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use serde::de::DeserializeOwned;
+use uuid::Uuid;
+
+/// The id of an event: `outbox.event.id`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct EventId(pub i64);
+
+impl fmt::Display for EventId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// One row an app inserted into `outbox.event`.
+#[derive(Debug, Clone)]
+pub struct Event {
+    pub id: EventId,
+    pub topic: String,
+    pub key: Option<String>,
+    /// The payload as JSON text, as PostgreSQL prints it. See [`Event::payload_as`].
+    pub payload: String,
+    /// The headers as JSON text: an object of strings. See [`Event::headers`].
+    pub headers: String,
+    pub created_at: Timestamp,
+}
+
+impl Event {
+    /// The payload, deserialised.
+    ///
+    /// # Errors
+    /// If the payload does not have the shape of `T`.
+    pub fn payload_as<T: DeserializeOwned>(&self) -> Result<T, serde_json::Error> {
+        serde_json::from_str(&self.payload)
+    }
+
+    /// The headers the app gave, by name.
+    #[must_use]
+    pub fn headers(&self) -> BTreeMap<String, String> {
+        // The table's CHECK lets nothing else in; a row that got past it has no usable headers.
+        serde_json::from_str(&self.headers).unwrap_or_default()
+    }
+
+    /// What the event occupies in memory, in bytes, near enough to bound buffers by.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        size_of::<Self>()
+            + self.topic.len()
+            + self.key.as_ref().map_or(0, String::len)
+            + self.payload.len()
+            + self.headers.len()
+    }
+}
+
+/// One run of a delivery: what a handler is called with.
+#[derive(Debug, Clone)]
+pub struct Attempt {
+    pub event: Arc<Event>,
+    /// The handler's name.
+    pub handler: Arc<str>,
+    /// 1 for the first attempt of this delivery.
+    pub number: u32,
+    /// The installation's id, the same for every event of one `outbox` schema.
+    pub installation: Uuid,
+}
+
+impl Attempt {
+    /// `<installation>:<event id>:<created_at in µs>:<handler>`: the same for every attempt of this delivery, and
+    /// different from every other delivery even after a failover that gave out the same event id again.
+    #[must_use]
+    pub fn idempotency_key(&self) -> String {
+        let Event { id, created_at, .. } = &*self.event;
+        format!("{}:{id}:{}:{}", self.installation, created_at.as_microsecond(), self.handler)
+    }
+}

@@ -1,0 +1,7 @@
+//! outboxd
+pub mod config;
+pub mod event;
+pub mod handler;
+pub mod outcome;
+pub mod topic;
+pub struct DaemonBuilder;
