@@ -162,7 +162,6 @@ CREATE TABLE outbox.position (
     n        bigint      GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     handler  text        NOT NULL REFERENCES outbox.handler (name) ON DELETE CASCADE,
     position pg_snapshot NOT NULL,
-    low_id   bigint      NOT NULL,
     finished bigint      NOT NULL DEFAULT 0,
     at       timestamptz NOT NULL DEFAULT now()
 );

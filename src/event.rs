@@ -66,6 +66,8 @@ pub struct Attempt {
     pub handler: Arc<str>,
     /// 1 for the first attempt of this delivery.
     pub number: u32,
+    /// Whether the delivery has a row in `outbox.open`, which must name this attempt when it ends.
+    pub has_row: bool,
     /// The installation's id, the same for every event of one `outbox` schema.
     pub installation: Uuid,
 }

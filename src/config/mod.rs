@@ -1,6 +1,22 @@
 //! What the daemon is to do. [`Config`] is the file as meant: every default filled in, every relation checked.
 //!
-//! The file as written is TOML; [`Config::parse`] reads it and reports everything that is wrong with it at once.
+//! The file as written is TOML; [`Config::parse`] reads it and reports everything that is wrong with it at once. A file
+//! becomes text with sections (`text`), a document and its syntax errors (`syntax`), typed fields (`reader`), and
+//! then what it means (`parse`, `kind`). `write` is the way back. Nothing here connects, resolves or runs anything.
+
+pub mod duration;
+mod error;
+mod expand;
+mod keys;
+mod kind;
+mod load;
+mod parse;
+mod reader;
+mod syntax;
+#[cfg(test)]
+mod tests;
+mod text;
+mod write;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,8 +26,16 @@ use std::time::Duration;
 use crate::outcome::RetryPolicy;
 use crate::topic::Pattern;
 
+pub use duration::DurationError;
+pub use error::{Error, Errors, LoadError};
+
+/// The largest file that is read.
+pub const FILE_BYTES_MAX: u64 = 1_048_576;
+
 /// Everything one daemon needs to know. See `systemd/outboxd.toml` for every key, its default and its limits.
-#[derive(Debug, Clone, PartialEq)]
+///
+/// The default has no handlers.
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Config {
     pub daemon: DaemonConfig,
     /// In the order of their names.

@@ -1,6 +1,12 @@
 //! The handlers: what is called with an event. A handler knows nothing of retries, positions or other handlers; it
 //! turns one [`Attempt`] into one [`Outcome`].
 
+pub mod answer;
+pub mod command;
+pub mod http;
+#[cfg(test)]
+mod tests;
+
 use std::future::Future;
 use std::pin::Pin;
 

@@ -1,0 +1,11 @@
+-- Opens a row, with a copy of the event, for deliveries that have none and did not simply succeed.
+-- $1 bigint[] event ids, $2 text[] handlers, $3 text[] states, $4 integer[] attempts, $5 integer[] failures,
+-- $6 bigint[] µs until due (null: not by time), $7 bigint[] µs since the attempt began (null unless running), $8 text[] errors
+INSERT INTO outbox.open (event_id, handler, state, attempt, failures, due_at, started_at, last_error,
+                         topic, key, payload, headers, priority, expires_at, created_at)
+SELECT s.event_id, s.handler, s.state, s.attempt, s.failures,
+       clock_timestamp() + s.due * interval '1 microsecond', clock_timestamp() - s.began * interval '1 microsecond', s.error,
+       e.topic, e.key, e.payload, e.headers, e.priority, e.expires_at, e.created_at
+FROM unnest($1::bigint[], $2::text[], $3::text[], $4::integer[], $5::integer[], $6::bigint[], $7::bigint[], $8::text[])
+     AS s (event_id, handler, state, attempt, failures, due, began, error)
+JOIN outbox.event e ON e.id = s.event_id

@@ -1,0 +1,18 @@
+-- Compares a range of the log with outbox.done and outbox.open and schedules at once whatever the tail never saw: an
+-- event that lies before its handler's finished position (or carries a transaction id that has not been given out
+-- yet, as rows applied by logical replication do) and has no row.
+-- $1 bigint: from this id   $2 bigint: below this id   $3 text[]: handlers   $4 text[]: their finished positions
+-- Result: the number of deliveries found. In normal running: 0.
+WITH found AS (
+    INSERT INTO outbox.open (event_id, handler, state, due_at, topic, key, payload, headers, priority, expires_at, created_at)
+    SELECT e.id, h.name, 'scheduled', greatest(e.due_at, now()), e.topic, e.key, e.payload, e.headers, e.priority, e.expires_at, e.created_at
+    FROM unnest($3::text[], $4::text[]) AS w (handler, position)
+    JOIN outbox.handler h ON h.name = w.handler
+    JOIN outbox.event e ON e.id >= $1 AND e.id < $2 AND e.id >= h.first_id AND (e.topic || '.') ~ h.topic_regex
+    WHERE (pg_visible_in_snapshot(e.xid, w.position::pg_snapshot) OR e.xid >= pg_snapshot_xmax(pg_current_snapshot()))
+      AND NOT EXISTS (SELECT FROM outbox.done d WHERE d.event_id = e.id AND d.handler = h.name)
+      AND NOT EXISTS (SELECT FROM outbox.open o WHERE o.event_id = e.id AND o.handler = h.name)
+    ON CONFLICT DO NOTHING
+    RETURNING 1
+)
+SELECT count(*) AS found FROM found

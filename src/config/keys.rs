@@ -1,0 +1,14 @@
+//! Every key there is, by table.
+
+pub(super) const ROOT: &[&str] = &["database", "daemon", "handler"];
+pub(super) const DATABASE: &[&str] = &["url"];
+pub(super) const DAEMON: &[&str] = &["poll_interval", "drain_timeout", "dedup_window", "pool_size"];
+pub(super) const HANDLER: &[&str] =
+    &["topics", "http", "command", "env", "sql", "concurrency", "timeout", "retry", "start"];
+pub(super) const HTTP: &[&str] = &["url", "secret", "headers"];
+pub(super) const RETRY: &[&str] = &["max_attempts", "base", "max"];
+
+/// Whether a key has a meaning in some table.
+pub(super) fn is_known(key: &str) -> bool {
+    [ROOT, DATABASE, DAEMON, HANDLER, HTTP, RETRY].iter().any(|keys| keys.contains(&key))
+}

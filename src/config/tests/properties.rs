@@ -1,0 +1,101 @@
+//! What holds for every configuration and for every text.
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn durations(min_ms: u64, max_ms: u64) -> impl Strategy<Value = Duration> {
+    (min_ms..max_ms).prop_map(Duration::from_millis)
+}
+
+fn kinds() -> impl Strategy<Value = Kind> {
+    let url = "https?://[a-z]{1,8}(\\.[a-z]{2,3})?(:80[0-9]{2})?/[a-z$%é' ]{0,8}(\\?[a-z$=]{0,8})?";
+    prop_oneof![
+        url.prop_filter_map("a URL", |url| {
+            let url = reqwest::Url::parse(url.trim()).ok()?;
+            Some(Kind::Http(HttpConfig { url, secret: None, headers: BTreeMap::new() }))
+        }),
+        prop::collection::vec("[^\0]{1,12}", 1..5)
+            .prop_map(|argv| Kind::Command(CommandConfig { argv, env: BTreeMap::new() })),
+        ("[A-Za-z_][A-Za-z0-9_$]{0,62}", "[A-Za-z_][A-Za-z0-9_$]{0,62}")
+            .prop_map(|(schema, function)| Kind::Sql(SqlConfig { schema, function })),
+    ]
+}
+
+fn handlers() -> impl Strategy<Value = HandlerConfig> {
+    let retry = (1u32..=1000, durations(1, 86_400_000), durations(86_400_000, 2_592_000_000))
+        .prop_map(|(max_attempts, base, max)| RetryPolicy { max_attempts, base, max });
+    let topics = prop::collection::btree_set("([a-z:_-]{1,5}|\\*|#)(\\.([a-z]{1,5}|\\*|#)){0,3}", 1..5);
+    let start = prop_oneof![Just(Start::Now), Just(Start::Beginning)];
+    ("[A-Za-z0-9_-]{1,63}", kinds(), topics, 1usize..=1000, durations(1, 86_400_000), retry, start).prop_map(
+        |(name, kind, topics, concurrency, timeout, retry, start)| {
+            let topics = topics.iter().map(|topic| topic.parse().unwrap()).collect();
+            let delivery = DeliveryConfig { topics, concurrency, timeout, retry, start };
+            HandlerConfig { name: name.into(), kind, delivery }
+        },
+    )
+}
+
+fn configs() -> impl Strategy<Value = Config> {
+    let daemon = (prop::option::of(durations(100, 3_600_000)), durations(0, 3_600_000), 1usize..=1000).prop_map(
+        |(poll_interval, drain_timeout, pool_size)| DaemonConfig {
+            poll_interval,
+            drain_timeout,
+            pool_size,
+            ..DaemonConfig::default()
+        },
+    );
+    (daemon, prop::collection::vec(handlers(), 0..4)).prop_map(|(daemon, mut handlers)| {
+        handlers.sort_by(|a, b| a.name.cmp(&b.name));
+        handlers.dedup_by(|a, b| a.name == b.name);
+        Config { daemon, handlers }
+    })
+}
+
+proptest! {
+    #[test]
+    fn what_is_written_is_read_back(config in configs()) {
+        let text = config.to_toml();
+        prop_assert_eq!(parse(&text).map_err(|errors| TestCaseError::fail(format!("{errors}\n{text}")))?, config);
+    }
+
+    #[test]
+    fn a_written_duration_is_read_back(seconds in 0u64..100_000_000_000, nanos in 0u32..1_000_000_000) {
+        let duration = Duration::new(seconds, nanos);
+        prop_assert_eq!(duration::parse(&duration::format(duration)), Ok(duration));
+    }
+
+    #[test]
+    fn no_text_makes_the_reader_panic(text in "(\\PC|[\\[\\]{}=.,\"'#\\\\$\n\r\0]){0,200}") {
+        let _ = parse(&text);
+        let _ = duration::parse(&text);
+    }
+
+    #[test]
+    fn no_words_of_the_grammar_make_the_reader_panic(
+        words in prop::collection::vec(
+            prop::sample::select(vec![
+                "[", "]", "[[", "]]", "{", "}", "=", ".", ",", "\n", " ", "\"", "'", "\"\"\"", "'''", "#", "é", "1", "5s",
+                "handler", "daemon", "a", "topics", "http", "url", "secret", "headers", "retry", "base", "timeout", "env",
+                "command", "sql", "\"x\"", "[handler.a]\n", "topics = [\"x\"]\n", "${", "$",
+            ]),
+            0..60,
+        )
+    ) {
+        let errors = parse(&words.concat()).err();
+        prop_assert!(errors.is_none_or(|errors| errors.to_string().lines().count() == errors.errors.len()));
+    }
+
+    #[test]
+    fn no_mutation_of_a_valid_file_makes_the_reader_panic(
+        mutations in prop::collection::vec((any::<prop::sample::Index>(), 0usize..40, "\\PC{0,3}|[\\[\\]{}=\"\n]{1,3}"), 1..6)
+    ) {
+        let mut text: Vec<char> = uncommented().chars().collect();
+        for (at, removed, inserted) in mutations {
+            let at = at.index(text.len());
+            let end = text.len().min(at + removed);
+            text.splice(at..end, inserted.chars());
+        }
+        let _ = parse(&text.into_iter().collect::<String>());
+    }
+}

@@ -1,0 +1,99 @@
+//! The effective configuration: what the daemon would do, every default filled in and every secret hidden.
+
+use std::fmt::{self, Write as _};
+
+use super::expand::escape;
+use super::text::is_bare;
+use super::{Config, DeliveryConfig, HandlerConfig, Kind, Start, duration};
+
+const HIDDEN: &str = "\"***\"";
+
+impl Config {
+    /// The configuration as TOML, in the order of `systemd/outboxd.toml`. Secrets, headers and the values of `env` are
+    /// `"***"`; a handler in Rust has no line that says what it calls.
+    #[must_use]
+    pub fn to_toml(&self) -> String {
+        let mut text = String::new();
+        // Writing to a String cannot fail.
+        let _ = write_config(&mut text, self);
+        text
+    }
+}
+
+fn write_config(out: &mut String, config: &Config) -> fmt::Result {
+    let daemon = &config.daemon;
+    if daemon.database_url.is_some() {
+        write!(out, "[database]\nurl = {HIDDEN}\n\n")?;
+    }
+    let poll_interval = daemon.poll_interval.map_or_else(|| "off".to_owned(), duration::format);
+    writeln!(out, "[daemon]")?;
+    writeln!(out, "poll_interval = \"{poll_interval}\"")?;
+    writeln!(out, "drain_timeout = \"{}\"", duration::format(daemon.drain_timeout))?;
+    writeln!(out, "dedup_window = \"{}\"", duration::format(daemon.dedup_window))?;
+    writeln!(out, "pool_size = {}", daemon.pool_size)?;
+    for handler in &config.handlers {
+        write_handler(out, handler)?;
+    }
+    Ok(())
+}
+
+fn write_handler(out: &mut String, handler: &HandlerConfig) -> fmt::Result {
+    let DeliveryConfig { topics, concurrency, timeout, retry, start } = &handler.delivery;
+    let topics: Vec<String> = topics.iter().map(|topic| string(topic.as_str())).collect();
+    let start = match start {
+        Start::Now => "now",
+        Start::Beginning => "beginning",
+    };
+    write!(out, "\n[handler.{}]\n", key(&handler.name))?;
+    writeln!(out, "topics = [{}]", topics.join(", "))?;
+    write_kind(out, &handler.kind)?;
+    writeln!(out, "concurrency = {concurrency}")?;
+    writeln!(out, "timeout = \"{}\"", duration::format(*timeout))?;
+    writeln!(
+        out,
+        "retry = {{ max_attempts = {}, base = \"{}\", max = \"{}\" }}",
+        retry.max_attempts,
+        duration::format(retry.base),
+        duration::format(retry.max)
+    )?;
+    writeln!(out, "start = \"{start}\"")
+}
+
+fn write_kind(out: &mut String, kind: &Kind) -> fmt::Result {
+    match kind {
+        Kind::Http(http) => {
+            write!(out, "http = {{ url = {}", string(&escape(http.url.as_str())))?;
+            if http.secret.is_some() {
+                write!(out, ", secret = {HIDDEN}")?;
+            }
+            if !http.headers.is_empty() {
+                write!(out, ", headers = {}", hidden(http.headers.keys()))?;
+            }
+            writeln!(out, " }}")
+        }
+        Kind::Command(command) => {
+            let argv: Vec<String> = command.argv.iter().map(|argument| string(argument)).collect();
+            writeln!(out, "command = [{}]", argv.join(", "))?;
+            if !command.env.is_empty() {
+                writeln!(out, "env = {}", hidden(command.env.keys()))?;
+            }
+            Ok(())
+        }
+        Kind::Sql(sql) => writeln!(out, "sql = {}", string(&format!("{}.{}", sql.schema, sql.function))),
+        Kind::Native => Ok(()),
+    }
+}
+
+/// An inline table of these names that hides their values.
+fn hidden<'a>(names: impl Iterator<Item = &'a String>) -> String {
+    let entries: Vec<String> = names.map(|name| format!("{} = {HIDDEN}", key(name))).collect();
+    format!("{{ {} }}", entries.join(", "))
+}
+
+fn key(name: &str) -> String {
+    if is_bare(name) { name.to_owned() } else { string(name) }
+}
+
+fn string(text: &str) -> String {
+    toml::Value::from(text).to_string()
+}

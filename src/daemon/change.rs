@@ -1,0 +1,155 @@
+//! What changes a term: handlers that come, change and go, and the end.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::lane::{Lane, LaneId};
+use super::settle::{Reply, Request};
+use super::term::{Ears, End, LAST_WRITES, ROUTES_MAX, Slot, Term};
+use super::{HandlerSpec, registrations};
+use crate::observe::Observation;
+use crate::store::registry::Checkpoint;
+
+impl Slot {
+    pub(super) fn checkpoint(&self) -> Checkpoint {
+        Checkpoint {
+            handler: Arc::clone(&self.spec.name),
+            position: self.lane.position().clone(),
+            finished: self.lane.finished(),
+        }
+    }
+}
+
+/// The lanes that want a topic, remembered.
+pub(super) fn routed<'r>(
+    routes: &'r mut HashMap<String, Vec<LaneId>>,
+    slots: &std::collections::BTreeMap<LaneId, Slot>,
+    topic: &str,
+) -> &'r [LaneId] {
+    if !routes.contains_key(topic) {
+        if routes.len() >= ROUTES_MAX {
+            routes.clear();
+        }
+        let wants = |slot: &Slot| slot.lane.config().topics.iter().any(|pattern| pattern.matches(topic));
+        let lanes = slots.iter().filter(|(_, slot)| wants(slot)).map(|(&lane, _)| lane).collect();
+        routes.insert(topic.to_owned(), lanes);
+    }
+    &routes[topic]
+}
+
+impl Term<'_> {
+    pub(super) fn add_slot(&mut self, spec: HandlerSpec, checkpoint: &Checkpoint, now: Instant) -> LaneId {
+        let id = LaneId(self.next_lane);
+        self.next_lane += 1;
+        let lane = Lane::new(id, spec.delivery.clone(), checkpoint, now);
+        self.slots.insert(id, Slot { spec, lane, leaving: false, stored: checkpoint.position.clone() });
+        self.routes.clear();
+        id
+    }
+
+    /// Takes the next configuration, as soon as no handler of it is still leaving.
+    pub(super) fn reload(&mut self, now: Instant) {
+        self.remove_left(now);
+        let Some(specs) = &self.reload else { return };
+        let leaving = |name: &str| self.slots.values().any(|slot| slot.leaving && *slot.spec.name == *name);
+        if self.registering || specs.iter().any(|spec| leaving(&spec.name)) {
+            return;
+        }
+        self.registering = true;
+        self.request(Request::Register(registrations(specs), self.tail.head().clone()));
+    }
+
+    /// The handlers of the next configuration are registered: what runs goes on, what is new begins.
+    pub(super) fn registered(&mut self, checkpoints: &[Checkpoint], now: Instant) {
+        self.registering = false;
+        let Some(specs) = self.reload.take() else { return };
+        for (&id, slot) in &mut self.slots {
+            match specs.iter().find(|spec| spec.name == slot.spec.name) {
+                Some(spec) => {
+                    slot.lane.configure(spec.delivery.clone());
+                    slot.spec = spec.clone();
+                }
+                None => {
+                    slot.leaving = true;
+                    slot.lane.drop_queue();
+                    self.tail.remove(id);
+                }
+            }
+        }
+        for spec in specs.iter() {
+            let known = self.slots.values().any(|slot| slot.spec.name == spec.name);
+            let checkpoint = checkpoints.iter().find(|checkpoint| checkpoint.handler == spec.name);
+            if let (false, Some(checkpoint)) = (known, checkpoint) {
+                let id = self.add_slot(spec.clone(), checkpoint, now);
+                self.tail.add(id, checkpoint.position.clone());
+            }
+        }
+        self.routes.clear();
+        self.dirty = true;
+        self.bell.ring(now);
+        self.context.observer.tell(&Observation::Reloaded { handlers: specs.len() });
+    }
+
+    /// Handlers that have ended what ran go, and their position is stored.
+    fn remove_left(&mut self, now: Instant) {
+        let left: Vec<LaneId> =
+            self.slots.iter().filter(|(_, slot)| slot.leaving && slot.lane.is_idle()).map(|(&id, _)| id).collect();
+        for id in left {
+            if let Some(slot) = self.slots.remove(&id) {
+                self.request(Request::Checkpoint(vec![slot.checkpoint()]));
+            }
+            self.routes.clear();
+            self.checkpoint_at = now;
+        }
+    }
+
+    /// Nothing new begins; what runs goes on.
+    pub(super) fn stop(&mut self) {
+        self.stopping = true;
+        self.job = None;
+        let running = self.slots.values().map(|slot| slot.lane.running()).sum();
+        self.context.observer.tell(&Observation::Draining { running });
+        for slot in self.slots.values_mut() {
+            slot.lane.drop_queue();
+        }
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        self.slots.values().all(|slot| slot.lane.is_idle())
+    }
+
+    /// The end of a stopping daemon: what still runs is cut off and given back, everything is written.
+    pub(super) async fn finish(&mut self, ears: &mut Ears<'_>) -> End {
+        let now = Instant::now();
+        let cut_off = self.slots.values().map(|slot| slot.lane.running()).sum();
+        self.runner.cut_off().await;
+        let mut steps = Vec::new();
+        for slot in self.slots.values_mut() {
+            slot.lane.release(now, &mut steps);
+        }
+        self.take(steps);
+        let written = async {
+            while !self.slots.values().all(|slot| slot.lane.has_written()) {
+                match ears.replies.recv().await {
+                    Some(Reply::Written(written)) => self.written(written),
+                    Some(_) => {}
+                    None => break,
+                }
+            }
+        };
+        let in_time = tokio::time::timeout(LAST_WRITES, written).await.is_ok();
+        self.dirty = true;
+        self.checkpoint_at = now;
+        self.checkpoint(now, Duration::ZERO);
+        // Closing the queue ends the settling task, and with it the session that holds the lock.
+        let (closed, _) = tokio::sync::mpsc::unbounded_channel();
+        self.requests = closed;
+        let settled = tokio::time::timeout(LAST_WRITES, ears.settler.join_next()).await;
+        match settled {
+            Ok(Some(Ok(Ok(())))) if in_time => End::Stopped { cut_off },
+            Ok(Some(Ok(Err(error)))) => End::Lost(error.to_string()),
+            _ => End::Lost(format!("the last writes took longer than {} s", LAST_WRITES.as_secs())),
+        }
+    }
+}

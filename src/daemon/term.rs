@@ -1,0 +1,535 @@
+//! A term: from taking the leader's lock to losing it. One task owns every lane and decides everything; what takes
+//! time happens elsewhere (reads as one future, settling in its own task, attempts in the runner) and comes back as an
+//! [`Input`].
+//!
+//! Restart, reconnect and takeover are the same thing: a new term, which begins by reading the positions and the log.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::future::{BoxFuture, select_all};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::bell::{Bell, Next};
+use super::change::routed;
+use super::lane::{Fate, Lane, LaneId, Start, Step, Ticket};
+use super::read::{Answer, Earlier, Job, Settled, ask};
+use super::runner::Runner;
+use super::settle::{self, Reply, Request};
+use super::tail::{Read, Tail};
+use super::{Context, HandlerSpec, Positions, Reload};
+use crate::event::Attempt;
+use crate::observe::Observation;
+use crate::outcome::{Outcome, Settlement};
+use crate::snapshot::Snapshot;
+use crate::store::log::Page;
+use crate::store::registry::Checkpoint;
+use crate::store::settle::{Claimed, NextDue};
+use crate::store::{Error, Store};
+
+/// Positions are stored this often at most; a crash costs reading so much of the log again.
+const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
+/// The leader's session says something at least this often, so that a standby can tell it from a frozen one.
+const PULSE_EVERY: Duration = Duration::from_secs(5);
+/// How long the last writes of a stopping daemon may take.
+pub(super) const LAST_WRITES: Duration = Duration::from_secs(5);
+/// Topics whose handlers are remembered.
+pub(super) const ROUTES_MAX: usize = 10_000;
+/// Inputs taken together before the term acts on them.
+const INPUTS_TOGETHER: usize = 256;
+
+/// Why a term ended.
+pub(super) enum End {
+    Stopped { cut_off: usize },
+    Lost(String),
+}
+
+/// What a term works with.
+pub(super) struct Links {
+    /// The session that holds the lock.
+    pub(super) leader: Store,
+    /// The session that reads the log.
+    pub(super) tail: Store,
+    /// The session that listens, and what it rings.
+    pub(super) bell: Store,
+    pub(super) wake: Arc<Notify>,
+    pub(super) installation: Uuid,
+    pub(super) earlier: Earlier,
+    pub(super) checkpoints: Vec<Checkpoint>,
+}
+
+/// One handler in this term.
+pub(super) struct Slot {
+    pub(super) spec: HandlerSpec,
+    pub(super) lane: Lane,
+    /// It left the configuration: it ends what runs and goes.
+    pub(super) leaving: bool,
+    /// Where its position was stored last.
+    pub(super) stored: Snapshot,
+}
+
+/// Something that happened.
+enum Input {
+    Lost(String),
+    Settler(Result<(), Error>),
+    Stop,
+    Replied(Reply),
+    Ended(Ticket, Outcome),
+    Answered(Result<Answer, Error>),
+    Woken,
+    Reload(Reload),
+    Time,
+}
+
+/// What the loop of a term waits for.
+pub(super) struct Ears<'a> {
+    pub(super) wake: Arc<Notify>,
+    pub(super) replies: UnboundedReceiver<Reply>,
+    pub(super) settler: JoinSet<Result<(), Error>>,
+    pub(super) reloads: &'a mut mpsc::Receiver<Reload>,
+    pub(super) stop: &'a CancellationToken,
+}
+
+pub(super) struct Term<'a> {
+    pub(super) context: &'a Context,
+    pub(super) installation: Uuid,
+    pub(super) earlier: Arc<Earlier>,
+    pub(super) store: Arc<Store>,
+    pub(super) slots: BTreeMap<LaneId, Slot>,
+    pub(super) next_lane: u32,
+    pub(super) routes: HashMap<String, Vec<LaneId>>,
+    pub(super) tail: Tail,
+    pub(super) bell: Bell,
+    pub(super) runner: Runner<Ticket>,
+    pub(super) requests: UnboundedSender<Request>,
+    pub(super) job: Option<BoxFuture<'static, Result<Answer, Error>>>,
+    pub(super) claiming: bool,
+    /// The next read of the log is the poll's, not the bell's.
+    pub(super) polled: bool,
+    pub(super) poll_at: Option<Instant>,
+    pub(super) pulse_at: Instant,
+    pub(super) checkpoint_at: Instant,
+    /// Something was read or settled since positions were stored last.
+    pub(super) dirty: bool,
+    pub(super) positions: &'a watch::Sender<Positions>,
+    /// Handlers that wait for their registration, or for a slot of the same name to go.
+    pub(super) reload: Option<Arc<[HandlerSpec]>>,
+    pub(super) registering: bool,
+    pub(super) stopping: bool,
+}
+
+/// Leads until the database is lost or the daemon stops.
+pub(super) async fn lead(
+    context: &Context,
+    links: Links,
+    reloads: &mut mpsc::Receiver<Reload>,
+    positions: &watch::Sender<Positions>,
+    stop: &CancellationToken,
+) -> End {
+    let lost = select_all([&links.leader, &links.tail, &links.bell].map(|store| Box::pin(store.closed())));
+    let lost = async move { lost.await.0.to_string() };
+    let (requests, queue) = unbounded_channel();
+    let (answers, replies) = unbounded_channel();
+    let mut settler = JoinSet::new();
+    let (leader, observer) = (links.leader, context.observer.clone());
+    settler.spawn(async move { settle::run(&leader, queue, answers, observer).await });
+    let mut ears = Ears { wake: links.wake, replies, settler, reloads, stop };
+    let now = Instant::now();
+    let mut term = Term {
+        context,
+        installation: links.installation,
+        tail: Tail::new(&BTreeMap::new(), links.earlier.snapshot.clone()),
+        earlier: Arc::new(links.earlier),
+        store: Arc::new(links.tail),
+        slots: BTreeMap::new(),
+        next_lane: 0,
+        routes: HashMap::new(),
+        bell: Bell::new(now),
+        runner: Runner::new(),
+        requests,
+        job: None,
+        claiming: false,
+        polled: false,
+        poll_at: context.daemon.poll_interval.map(|interval| now + interval),
+        pulse_at: now + PULSE_EVERY,
+        checkpoint_at: now + CHECKPOINT_EVERY,
+        dirty: true,
+        positions,
+        reload: None,
+        registering: false,
+        stopping: false,
+    };
+    term.begin(links.checkpoints, now);
+    let end = term.run(&mut ears, lost).await;
+    term.runner.cut_off().await;
+    // The listening session lives as long as the term.
+    drop(links.bell);
+    end
+}
+
+impl Term<'_> {
+    fn begin(&mut self, checkpoints: Vec<Checkpoint>, now: Instant) {
+        let specs = self.context.handlers();
+        let mut positions = BTreeMap::new();
+        for checkpoint in checkpoints {
+            if let Some(spec) = specs.iter().find(|spec| spec.name == checkpoint.handler) {
+                positions.insert(self.add_slot(spec.clone(), &checkpoint, now), checkpoint.position);
+            }
+        }
+        self.tail = Tail::new(&positions, self.earlier.snapshot.clone());
+    }
+
+    async fn run(&mut self, ears: &mut Ears<'_>, lost: impl Future<Output = String>) -> End {
+        tokio::pin!(lost);
+        let mut stop_at = None;
+        loop {
+            let now = Instant::now();
+            self.act(now);
+            if self.stopping && (self.is_idle() || stop_at.is_some_and(|at| now >= at)) {
+                return self.finish(ears).await;
+            }
+            let wait_until = stop_at.into_iter().chain([self.wake_at()]).min().unwrap_or(now);
+            let input = self.hear(ears, lost.as_mut(), wait_until).await;
+            let now = Instant::now();
+            self.context.progress.made(now);
+            if matches!(input, Input::Stop) {
+                stop_at = Some(now + self.context.daemon.drain_timeout);
+            }
+            if let Err(reason) = self.apply(input, now) {
+                return End::Lost(reason);
+            }
+            for _ in 0..INPUTS_TOGETHER {
+                let ended = self.runner.try_ended().map(|(ticket, outcome)| Input::Ended(ticket, outcome));
+                let Some(input) = ended.or_else(|| ears.replies.try_recv().ok().map(Input::Replied)) else { break };
+                if let Err(reason) = self.apply(input, now) {
+                    return End::Lost(reason);
+                }
+            }
+        }
+    }
+
+    /// The next thing that happens. Nothing changes in here: an arm that loses the race is asked again.
+    async fn hear(
+        &mut self,
+        ears: &mut Ears<'_>,
+        lost: std::pin::Pin<&mut impl Future<Output = String>>,
+        until: Instant,
+    ) -> Input {
+        let job = async {
+            match &mut self.job {
+                Some(job) => job.await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            reason = lost => Input::Lost(reason),
+            Some(result) = ears.settler.join_next() => Input::Settler(result.unwrap_or(Ok(()))),
+            () = ears.stop.cancelled(), if !self.stopping => Input::Stop,
+            Some(reply) = ears.replies.recv() => Input::Replied(reply),
+            (ticket, outcome) = self.runner.ended() => Input::Ended(ticket, outcome),
+            answer = job => Input::Answered(answer),
+            () = ears.wake.notified() => Input::Woken,
+            Some(reload) = ears.reloads.recv(), if !self.stopping => Input::Reload(reload),
+            () = tokio::time::sleep_until(until.into()) => Input::Time,
+        }
+    }
+
+    /// Takes note of what happened. An error ends the term.
+    fn apply(&mut self, input: Input, now: Instant) -> Result<(), String> {
+        match input {
+            Input::Lost(reason) => return Err(reason),
+            Input::Settler(Err(error)) => return Err(error.to_string()),
+            Input::Settler(Ok(())) => return Err("the settling task ended".to_owned()),
+            Input::Stop => self.stop(),
+            Input::Replied(Reply::Written(written)) => self.written(written),
+            Input::Replied(Reply::Claimed(claimed, next)) => self.claimed(claimed, &next, now),
+            Input::Replied(Reply::Registered(checkpoints)) => self.registered(&checkpoints, now),
+            Input::Ended(ticket, outcome) => self.ended(ticket, outcome, now),
+            Input::Answered(answer) => {
+                self.job = None;
+                self.answered(answer.map_err(|error| error.to_string())?, now);
+            }
+            Input::Woken => {
+                self.context.observer.tell(&Observation::Woken);
+                self.polled = false;
+                self.bell.ring(now);
+                self.all_may_be_due(now);
+            }
+            Input::Reload(Reload(specs)) => self.reload = Some(specs),
+            Input::Time => self.time(now),
+        }
+        Ok(())
+    }
+
+    /// Does everything that can be done now.
+    fn act(&mut self, now: Instant) {
+        self.claim(now, false);
+        let mut steps = Vec::new();
+        for slot in self.slots.values_mut() {
+            if !slot.leaving && !self.stopping {
+                slot.lane.start(now, &mut steps);
+            }
+            slot.lane.record(now, &mut steps);
+        }
+        self.take(steps);
+        if !self.stopping {
+            self.ask(now);
+            self.reload(now);
+        }
+        self.checkpoint(now, CHECKPOINT_EVERY);
+    }
+
+    pub(super) fn take(&mut self, steps: Vec<Step>) {
+        for step in steps {
+            match step {
+                Step::Start(start) => self.start_attempt(start),
+                Step::Write(write) => self.request(Request::Write(write)),
+            }
+        }
+    }
+
+    fn start_attempt(&mut self, start: Start) {
+        let Some(slot) = self.slots.get(&start.ticket.lane) else { return };
+        let attempt = Attempt {
+            event: start.event,
+            handler: Arc::clone(&slot.spec.name),
+            number: start.attempt,
+            has_row: start.has_row,
+            installation: self.installation,
+        };
+        self.runner.start(start.ticket, Arc::clone(&slot.spec.handler), attempt, slot.lane.config().timeout);
+    }
+
+    /// The settling task outlives every request but the last; when it has ended, the term hears of it by itself.
+    pub(super) fn request(&self, request: Request) {
+        let _ = self.requests.send(request);
+    }
+
+    // Reading ---------------------------------------------------------------------------------------------------
+
+    /// Asks the tail's session for the next thing, if it is free.
+    fn ask(&mut self, now: Instant) {
+        if self.job.is_some() {
+            return;
+        }
+        let bell = if self.tail.wants_head() { self.bell.next(now) } else { Next::Wait(None) };
+        let job = match bell {
+            Next::FallAsleep => Job::FallAsleep,
+            Next::WakeUp => Job::WakeUp,
+            Next::Read | Next::Wait(_) => {
+                let (slots, observer) = (&self.slots, &self.context.observer);
+                let room = |lane: LaneId| slots.get(&lane).map_or(0, |slot| slot.lane.room());
+                let fell = |lane: LaneId| {
+                    if let Some(slot) = slots.get(&lane) {
+                        observer.tell(&Observation::FellBehind { handler: Arc::clone(&slot.spec.name) });
+                    }
+                };
+                let Some(read) = self.tail.next(bell == Next::Read, room, fell) else { return };
+                let lanes = match &read {
+                    Read::Head { lanes, .. } => lanes.as_slice(),
+                    Read::Behind { lane, .. } => std::slice::from_ref(lane),
+                };
+                let handlers = lanes.iter().filter_map(|lane| Some(Arc::clone(&self.slots.get(lane)?.spec.name))).collect();
+                Job::Read { read, handlers }
+            }
+        };
+        self.job = Some(Box::pin(ask(Arc::clone(&self.store), Arc::clone(&self.earlier), job)));
+    }
+
+    fn answered(&mut self, answer: Answer, now: Instant) {
+        match answer {
+            Answer::FellAsleep { producers } => self.bell.fell_asleep(producers, now),
+            Answer::WokeUp => {
+                self.context.observer.tell(&Observation::Awake);
+                self.bell.woke_up(now);
+            }
+            Answer::Head { page, settled, lanes } => {
+                let was_asleep = self.bell.is_asleep();
+                let events = page.events.len();
+                self.heard(now, events, page.snapshot.as_ref(), was_asleep);
+                let cursor = page.cursor.clone();
+                self.offer(page, &settled, &lanes, now);
+                self.dirty |= events > 0;
+                let position = self.tail.read_head(cursor).clone();
+                for lane in lanes {
+                    if let Some(slot) = self.slots.get_mut(&lane) {
+                        slot.lane.close_window(&position);
+                    }
+                }
+            }
+            Answer::Behind { page, settled, lane } => {
+                let cursor = page.cursor.clone();
+                self.offer(page, &settled, &[lane], now);
+                let (position, caught_up) = self.tail.read_behind(lane, cursor);
+                self.dirty = true;
+                if let Some(slot) = self.slots.get_mut(&lane) {
+                    slot.lane.close_window(&position);
+                    if caught_up {
+                        let handler = Arc::clone(&slot.spec.name);
+                        self.context.observer.tell(&Observation::CaughtUp { handler });
+                    }
+                }
+            }
+        }
+    }
+
+    fn heard(&mut self, now: Instant, events: usize, snapshot: Option<&Snapshot>, was_asleep: bool) {
+        let observer = &self.context.observer;
+        if events > 0 {
+            observer.tell(&Observation::PageRead { events });
+            if std::mem::take(&mut self.polled) && was_asleep {
+                observer.tell(&Observation::PollFound { events });
+            }
+        }
+        self.polled = false;
+        if let Some(snapshot) = snapshot {
+            self.bell.read(events, snapshot, now);
+        }
+        if self.bell.is_asleep() && !was_asleep {
+            observer.tell(&Observation::Asleep);
+        }
+        self.poll_at = self.context.daemon.poll_interval.map(|interval| now + interval);
+    }
+
+    /// Hands the events of a page to those of these lanes that want them.
+    fn offer(&mut self, page: Page, settled: &Settled, lanes: &[LaneId], now: Instant) {
+        let mut steps = Vec::new();
+        for logged in page.events {
+            let offer = (&logged).into();
+            let wanting = routed(&mut self.routes, &self.slots, &logged.event.topic);
+            let event = Arc::new(logged.event);
+            for lane in wanting.iter().filter(|lane| lanes.contains(lane)) {
+                let Some(slot) = self.slots.get_mut(lane) else { continue };
+                let known = !settled.is_empty() && settled.contains(&(event.id, slot.spec.name.to_string()));
+                if !known && !slot.leaving && !self.stopping {
+                    slot.lane.offer(&event, &offer, now, &mut steps);
+                }
+            }
+        }
+        self.take(steps);
+    }
+
+    // Attempts --------------------------------------------------------------------------------------------------
+
+    fn ended(&mut self, ticket: Ticket, outcome: Outcome, now: Instant) {
+        let Some(slot) = self.slots.get_mut(&ticket.lane) else { return };
+        let mut steps = Vec::new();
+        let ended = slot.lane.ended(ticket, outcome, now, fastrand::f64(), &mut steps);
+        if let Some(ended) = ended {
+            let (event, handler, attempt, ran) = (ended.event, Arc::clone(&slot.spec.name), ended.attempt, ended.ran);
+            self.context.observer.tell(&match ended.settlement {
+                Settlement::Done { .. } | Settlement::Committed => Observation::Done { event, handler, attempt, ran },
+                Settlement::Retry { after, failure } => {
+                    Observation::Retrying { event, handler, attempt, after, error: failure.error }
+                }
+                Settlement::Snooze { after } => Observation::Snoozed { event, handler, attempt, after },
+                Settlement::Dead { failure } => Observation::Dead { event, handler, attempt, error: failure.error },
+            });
+        }
+        self.take(steps);
+    }
+
+    pub(super) fn written(&mut self, written: Vec<(Ticket, Fate)>) {
+        self.dirty = true;
+        for (ticket, fate) in written {
+            if let Some(slot) = self.slots.get_mut(&ticket.lane) {
+                slot.lane.written(ticket, fate);
+            }
+        }
+    }
+
+    /// Asks for what is due, one claim at a time; the leader's session is heard from even when nothing is.
+    fn claim(&mut self, now: Instant, pulse: bool) {
+        if self.claiming || self.stopping {
+            return;
+        }
+        let want = |slot: &mut Slot| {
+            let slots = if slot.leaving { 0 } else { slot.lane.claim(now) };
+            (slots > 0 || (pulse && !slot.leaving)).then(|| (Arc::clone(&slot.spec.name), slots))
+        };
+        let want: Vec<_> = self.slots.values_mut().filter_map(want).collect();
+        if !want.is_empty() || pulse {
+            self.claiming = true;
+            self.pulse_at = now + PULSE_EVERY;
+            self.request(Request::Claim(want));
+        }
+    }
+
+    fn claimed(&mut self, claimed: Vec<Claimed>, next: &[NextDue], now: Instant) {
+        self.claiming = false;
+        let mut by_handler: HashMap<String, Vec<Claimed>> = HashMap::new();
+        for claimed in claimed {
+            by_handler.entry(claimed.handler.clone()).or_default().push(claimed);
+        }
+        let mut steps = Vec::new();
+        for NextDue { handler, due_in } in next {
+            let slot = self.slots.values_mut().find(|slot| *slot.spec.name == **handler && !slot.leaving);
+            if let Some(slot) = slot {
+                slot.lane.claimed(by_handler.remove(handler).unwrap_or_default(), *due_in, now, &mut steps);
+            }
+        }
+        self.take(steps);
+    }
+
+    fn all_may_be_due(&mut self, now: Instant) {
+        for slot in self.slots.values_mut() {
+            slot.lane.due_within(Duration::ZERO, now);
+        }
+    }
+
+    // Time ------------------------------------------------------------------------------------------------------
+
+    fn wake_at(&self) -> Instant {
+        let bell = match self.bell.next(Instant::now()) {
+            Next::Wait(at) if self.tail.wants_head() => at,
+            // Anything else is under way, or waits for room, which comes with an input.
+            _ => None,
+        };
+        // While a claim is under way, or nothing may begin, what is due can wait.
+        let claims = !self.claiming && !self.stopping;
+        let lanes = self.slots.values().filter_map(|slot| slot.lane.wake_at(claims && !slot.leaving)).min();
+        let checkpoint = self.dirty.then_some(self.checkpoint_at);
+        let times = [bell, lanes, checkpoint, self.poll_at, self.context.progress.due_at()];
+        times.into_iter().flatten().fold(self.pulse_at, Instant::min)
+    }
+
+    fn time(&mut self, now: Instant) {
+        if self.poll_at.is_some_and(|at| at <= now) {
+            self.poll_at = self.context.daemon.poll_interval.map(|interval| now + interval);
+            self.polled = true;
+            self.bell.ring(now);
+            self.all_may_be_due(now);
+        }
+        if self.pulse_at <= now {
+            self.pulse_at = now + PULSE_EVERY;
+            self.claim(now, true);
+        }
+    }
+
+    /// Stores the positions that moved, if it is time.
+    pub(super) fn checkpoint(&mut self, now: Instant, again_in: Duration) {
+        if !self.dirty || now < self.checkpoint_at {
+            return;
+        }
+        self.dirty = false;
+        self.checkpoint_at = now + again_in;
+        let mut moved = Vec::new();
+        for slot in self.slots.values_mut() {
+            if slot.stored != *slot.lane.position() {
+                slot.stored.clone_from(slot.lane.position());
+                moved.push(slot.checkpoint());
+            }
+        }
+        let all = self.slots.values().map(|slot| (slot.spec.name.to_string(), slot.lane.position().clone()));
+        self.positions.send_replace(all.collect());
+        if !moved.is_empty() {
+            self.request(Request::Checkpoint(moved));
+        }
+    }
+}

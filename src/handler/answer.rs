@@ -1,0 +1,171 @@
+//! What a handler may answer: a JSON object such as `{"outcome": "retry", "after": "5m", "error": "warming up"}`, the
+//! body of an HTTP response or the stdout of a command.
+//!
+//! The keys are `outcome` (`"done"`, `"retry"`, `"snooze"` or `"dead"`), `result` (with done), `after` (with retry and
+//! snooze) and `error` (with retry and dead). A key that is `null` counts as left out.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use jiff::{Span, SpanRelativeTo};
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use crate::outcome::{Failure, Outcome, RESULT_BYTES_MAX};
+
+/// The longest answer that is understood, in bytes.
+pub const BYTES_MAX: usize = 65_536;
+
+/// The longest part of an answer that an error repeats, in characters.
+const QUOTE_CHARS_MAX: usize = 100;
+
+/// What a text says about the attempt that wrote it.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Answer {
+    /// It says how the attempt ended.
+    Given(Outcome),
+    /// It does not, so the HTTP status or the exit code does. A text that is JSON and no larger than
+    /// [`RESULT_BYTES_MAX`] is the result of a success.
+    Absent { result: Option<Value> },
+}
+
+impl Answer {
+    /// How an attempt ended that succeeded by its status or exit code and gave this answer.
+    #[must_use]
+    pub fn after_success(self) -> Outcome {
+        match self {
+            Answer::Given(outcome) => outcome,
+            Answer::Absent { result } => Outcome::Done { result },
+        }
+    }
+}
+
+/// The keys of the answer, each value unread. Values that nobody asks for are never built, and skipping over one takes
+/// no stack however deep it is; `serde_json` refuses to build one that is nested deeper than 128 levels.
+type Fields<'a> = BTreeMap<String, &'a RawValue>;
+
+/// Reads an answer.
+///
+/// An object with `outcome` means to be an answer, so anything wrong with it is a failed attempt whose error tells the
+/// handler's author what to change. Everything else is no answer: a handler need not know of outboxd.
+#[must_use]
+pub fn parse(bytes: &[u8]) -> Answer {
+    let Some(text) = str::from_utf8(bytes).ok().filter(|text| text.len() <= BYTES_MAX) else {
+        return Answer::Absent { result: None };
+    };
+    match serde_json::from_str::<Fields<'_>>(text) {
+        Ok(fields) if fields.contains_key("outcome") => {
+            Answer::Given(read(fields).unwrap_or_else(|error| Outcome::Retry {
+                after: None,
+                failure: Failure::new(error).with_response(text),
+            }))
+        }
+        _ => Answer::Absent { result: plain_result(text) },
+    }
+}
+
+fn plain_result(text: &str) -> Option<Value> {
+    let text = text.trim_ascii();
+    if text.len() <= RESULT_BYTES_MAX { serde_json::from_str(text).unwrap_or_default() } else { None }
+}
+
+/// The outcome these fields stand for, or what is wrong with them.
+fn read(mut fields: Fields<'_>) -> Result<Outcome, String> {
+    let outcome = fields.get("outcome").map_or("", |raw| raw.get()).to_owned();
+    fields.retain(|name, value| name != "outcome" && value.get() != "null");
+    let name = serde_json::from_str::<String>(&outcome).unwrap_or_default();
+    match name.as_str() {
+        "done" => {
+            only(&fields, &name, &["result"])?;
+            Ok(Outcome::Done { result: result(&fields)? })
+        }
+        "retry" => {
+            only(&fields, &name, &["after", "error"])?;
+            Ok(Outcome::Retry { after: after(&fields)?, failure: failure(&fields, &name)? })
+        }
+        "snooze" => {
+            only(&fields, &name, &["after"])?;
+            let after = after(&fields)?.ok_or("the answer's outcome is \"snooze\"; it needs \"after\"")?;
+            Ok(Outcome::Snooze { after })
+        }
+        "dead" => {
+            only(&fields, &name, &["error"])?;
+            Ok(Outcome::Dead { failure: failure(&fields, &name)? })
+        }
+        _ => Err(format!(
+            "the answer's \"outcome\" is {}; it must be \"done\", \"retry\", \"snooze\" or \"dead\"",
+            quote(&outcome)
+        )),
+    }
+}
+
+/// Unknown keys are refused: a handler that asks for something which does not happen has failed, not succeeded.
+fn only(fields: &Fields<'_>, outcome: &str, allowed: &[&str]) -> Result<(), String> {
+    match fields.keys().find(|name| !allowed.contains(&name.as_str())) {
+        None => Ok(()),
+        Some(name) => Err(format!(
+            "the answer has the key \"{}\"; beside \"outcome\": \"{outcome}\" this version knows only \"{}\"",
+            quote(name),
+            allowed.join("\" and \"")
+        )),
+    }
+}
+
+fn result(fields: &Fields<'_>) -> Result<Option<Value>, String> {
+    let Some(raw) = fields.get("result") else { return Ok(None) };
+    serde_json::from_str(raw.get()).map(Some).map_err(|error| {
+        format!("the answer's \"result\" is {}; it must be JSON that can be kept: {error}", quote(raw.get()))
+    })
+}
+
+fn failure(fields: &Fields<'_>, outcome: &str) -> Result<Failure, String> {
+    let Some(raw) = fields.get("error") else {
+        return Ok(Failure::new(format!("the handler answered \"{outcome}\" without an error")));
+    };
+    serde_json::from_str::<String>(raw.get())
+        .map(Failure::new)
+        .map_err(|_| format!("the answer's \"error\" is {}; it must be a text", quote(raw.get())))
+}
+
+fn after(fields: &Fields<'_>) -> Result<Option<Duration>, String> {
+    let Some(raw) = fields.get("after") else { return Ok(None) };
+    let after = match serde_json::from_str(raw.get()) {
+        Ok(Value::Number(seconds)) => seconds.as_f64().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()),
+        Ok(Value::String(text)) => duration(&text),
+        _ => None,
+    };
+    after.map(Some).ok_or_else(|| {
+        format!(
+            "the answer's \"after\" is {}; it must be a number of seconds, at least 0, or a duration such as \"90s\" or \
+             \"1h 30m\"",
+            quote(raw.get())
+        )
+    })
+}
+
+/// A duration as people write it, `90s` or `1h 30m`, or as ISO 8601 does, `PT90S`. A day has 24 hours.
+fn duration(text: &str) -> Option<Duration> {
+    let span: Span = text.parse().ok()?;
+    Duration::try_from(span.to_duration(SpanRelativeTo::days_are_24_hours()).ok()?).ok()
+}
+
+/// The beginning of `text`, short enough that an error also has room for the rule.
+fn quote(text: &str) -> String {
+    match text.char_indices().nth(QUOTE_CHARS_MAX) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
+/// The outcome with what the other side said, if it is a failure that does not have it already.
+pub(super) fn with_response(outcome: Outcome, response: &str) -> Outcome {
+    let add = |failure: Failure| match failure.response {
+        Some(_) => failure,
+        None => failure.with_response(response),
+    };
+    match outcome {
+        Outcome::Retry { after, failure } => Outcome::Retry { after, failure: add(failure) },
+        Outcome::Dead { failure } => Outcome::Dead { failure: add(failure) },
+        other => other,
+    }
+}

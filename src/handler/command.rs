@@ -1,0 +1,229 @@
+//! The handler kind `command`: one process per attempt, the payload on its stdin, an answer on its stdout.
+//!
+//! The process leads a group of its own, and the whole group ends with the attempt, however the attempt ends.
+
+use std::pin::pin;
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use futures_util::future::{self, Either};
+use rustix::process::{Pid, Signal, kill_process_group};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::process::{Child, Command};
+use tokio::time::timeout;
+
+use super::answer::{self, with_response};
+use super::{Handler, OutcomeFuture};
+use crate::config::CommandConfig;
+use crate::event::Attempt;
+use crate::outcome::{Failure, Outcome, TEXT_BYTES_MAX};
+
+/// `EX_DATAERR` of `sysexits.h`: the event will never be accepted. Every other failure may pass, `EX_TEMPFAIL` (75) and
+/// codes nobody thought about alike.
+const EXIT_DEAD: i32 = 65;
+
+/// Linux refuses to start a program with a variable over 128 KiB.
+const HEADERS_BYTES_MAX: usize = 65_536;
+/// How much of the end of stderr is kept. [`Failure`] keeps beginnings, so this must fit into it with its note.
+const STDERR_BYTES_MAX: usize = TEXT_BYTES_MAX - 96;
+/// How long the pipes are read after the process has ended and its group is killed. Only a process that left the
+/// group can hold them open for longer, and nobody waits for that one.
+const PIPES_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Runs one program for every event.
+#[derive(Debug)]
+pub struct CommandHandler {
+    config: CommandConfig,
+}
+
+impl CommandHandler {
+    #[must_use]
+    pub fn new(config: &CommandConfig) -> Self {
+        Self { config: config.clone() }
+    }
+
+    async fn execute(&self, attempt: &Attempt) -> Outcome {
+        let Some((program, arguments)) = self.config.argv.split_first() else {
+            return retry("the command has no program");
+        };
+        let mut command = Command::new(program);
+        command
+            .args(arguments)
+            .env_clear()
+            .envs(std::env::var_os("PATH").map(|path| ("PATH", path)))
+            .envs(self.config.env.iter().map(|(name, value)| (name, value.expose())))
+            .envs(variables(attempt))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .process_group(0)
+            .kill_on_drop(true);
+        let mut child = match command.spawn() {
+            Ok(child) => child,
+            // The mistake of a deployment, which the next one repairs: the event must survive it.
+            Err(error) => return retry(format!("cannot run {program:?}: {error}")),
+        };
+        match supervise(&mut child, &attempt.event.payload).await {
+            Ok((status, output)) => judge(status, &output),
+            Err(error) => retry(format!("lost track of {program:?}: {error}")),
+        }
+    }
+}
+
+impl Handler for CommandHandler {
+    fn run<'a>(&'a self, attempt: &'a Attempt) -> OutcomeFuture<'a> {
+        Box::pin(self.execute(attempt))
+    }
+}
+
+/// What the program is told about the event beside the payload.
+fn variables(attempt: &Attempt) -> impl Iterator<Item = (&'static str, String)> {
+    let event = &*attempt.event;
+    let headers = (event.headers.len() <= HEADERS_BYTES_MAX).then(|| event.headers.clone());
+    [
+        ("OUTBOX_EVENT_ID", Some(event.id.to_string())),
+        ("OUTBOX_TOPIC", Some(event.topic.clone())),
+        ("OUTBOX_KEY", event.key.clone()),
+        ("OUTBOX_HEADERS", headers),
+        ("OUTBOX_CREATED_AT", Some(event.created_at.to_string())),
+        ("OUTBOX_HANDLER", Some(attempt.handler.to_string())),
+        ("OUTBOX_ATTEMPT", Some(attempt.number.to_string())),
+        ("OUTBOX_IDEMPOTENCY_KEY", Some(attempt.idempotency_key())),
+        ("TRACEPARENT", event.headers().remove("traceparent")),
+    ]
+    .into_iter()
+    .filter_map(|(name, value)| Some((name, value?)))
+}
+
+/// What a process wrote: the beginning of its stdout, the end of its stderr.
+#[derive(Debug, Default)]
+struct Output {
+    stdout: Vec<u8>,
+    stderr: Vec<u8>,
+}
+
+/// Feeds the process and reads from it until it has ended.
+async fn supervise(child: &mut Child, payload: &str) -> std::io::Result<(ExitStatus, Output)> {
+    let group = Group::of(child);
+    let mut output = Output::default();
+    let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+    let status = {
+        let pipes = pin!(future::join3(
+            async {
+                if let Some(mut stdin) = stdin {
+                    // A program need not read its stdin; whether it succeeded is told by its exit code.
+                    let _ = stdin.write_all(payload.as_bytes()).await;
+                }
+            },
+            keep_beginning(stdout, &mut output.stdout),
+            keep_end(stderr, &mut output.stderr),
+        ));
+        let ended = pin!(async {
+            let status = child.wait().await;
+            // Whatever the process left running in its group must not outlive the attempt.
+            drop(group);
+            status
+        });
+        match future::select(ended, pipes).await {
+            Either::Left((status, pipes)) => {
+                // Too late is no failure: what was read until then counts.
+                let _ = timeout(PIPES_TIMEOUT, pipes).await;
+                status
+            }
+            Either::Right((_, ended)) => ended.await,
+        }
+    }?;
+    Ok((status, output))
+}
+
+/// Keeps the beginning of a stream, one byte more than an answer may have so that a cut answer is not taken for a
+/// complete one. The rest is read and thrown away: a process must not block on a full pipe.
+async fn keep_beginning(stream: Option<impl AsyncRead + Unpin>, kept: &mut Vec<u8>) {
+    let Some(mut stream) = stream else { return };
+    let limit = answer::BYTES_MAX as u64 + 1;
+    if (&mut stream).take(limit).read_to_end(kept).await.is_ok() {
+        let _ = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await;
+    }
+}
+
+/// Keeps the end of a stream; a stream that fails has ended.
+async fn keep_end(stream: Option<impl AsyncRead + Unpin>, kept: &mut Vec<u8>) {
+    let Some(mut stream) = stream else { return };
+    let mut buffer = vec![0; 8192];
+    while let Ok(read @ 1..) = stream.read(&mut buffer).await {
+        kept.extend_from_slice(&buffer[..read]);
+        kept.drain(..kept.len().saturating_sub(STDERR_BYTES_MAX));
+    }
+}
+
+/// The process group of a child; dropping it kills the group.
+///
+/// It must be dropped before the child's process id can belong to somebody else, that is before or directly after the
+/// child is reaped. A `Group` made after its [`Child`] is also dropped before it.
+#[derive(Debug)]
+struct Group(Option<Pid>);
+
+impl Group {
+    fn of(child: &Child) -> Self {
+        Self(child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw))
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if let Some(leader) = self.0 {
+            // An error means that nobody is left.
+            let _ = kill_process_group(leader, Signal::KILL);
+        }
+    }
+}
+
+fn judge(status: ExitStatus, output: &Output) -> Outcome {
+    let outcome = match status.code() {
+        Some(0) => answer::parse(&output.stdout).after_success(),
+        Some(EXIT_DEAD) => Outcome::Dead { failure: Failure::new(format!("exit code {EXIT_DEAD}")) },
+        Some(code) => retry(format!("exit code {code}")),
+        None => retry(killed_by(status)),
+    };
+    let said =
+        if output.stderr.is_empty() { String::from_utf8_lossy(&output.stdout).into() } else { end(&output.stderr) };
+    with_response(outcome, &said)
+}
+
+fn retry(error: impl AsRef<str>) -> Outcome {
+    Outcome::Retry { after: None, failure: Failure::new(error) }
+}
+
+/// The end of `bytes` as text. U+FFFD is three bytes to the one it replaces, hence the cut at the front.
+fn end(bytes: &[u8]) -> String {
+    let text = String::from_utf8_lossy(bytes).replace('\0', "\u{fffd}");
+    let mut start = text.len().saturating_sub(STDERR_BYTES_MAX);
+    while !text.is_char_boundary(start) {
+        start += 1;
+    }
+    text[start..].to_owned()
+}
+
+fn killed_by(status: ExitStatus) -> String {
+    use std::os::unix::process::ExitStatusExt as _;
+
+    const NAMES: [(Signal, &str); 12] = [
+        (Signal::HUP, "SIGHUP"),
+        (Signal::INT, "SIGINT"),
+        (Signal::QUIT, "SIGQUIT"),
+        (Signal::ILL, "SIGILL"),
+        (Signal::ABORT, "SIGABRT"),
+        (Signal::BUS, "SIGBUS"),
+        (Signal::FPE, "SIGFPE"),
+        (Signal::KILL, "SIGKILL"),
+        (Signal::SEGV, "SIGSEGV"),
+        (Signal::PIPE, "SIGPIPE"),
+        (Signal::ALARM, "SIGALRM"),
+        (Signal::TERM, "SIGTERM"),
+    ];
+    let Some(number) = status.signal() else { return status.to_string() };
+    match NAMES.iter().find(|(signal, _)| signal.as_raw() == number) {
+        Some((_, name)) => format!("killed by signal {number} ({name})"),
+        None => format!("killed by signal {number}"),
+    }
+}

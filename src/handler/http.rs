@@ -1,0 +1,277 @@
+//! The handler kind `http`: one POST per attempt, in the binary mode of CloudEvents
+//! (<https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/http-protocol-binding.md>), signed as
+//! Standard Webhooks asks (<https://www.standardwebhooks.com>).
+//!
+//! There is no deadline here: the caller drops the future, which closes the connection.
+
+use std::error::Error;
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use jiff::Timestamp;
+use jiff::fmt::rfc2822::DateTimeParser;
+use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION, RETRY_AFTER};
+use reqwest::{Response, Url, redirect};
+use ring::hmac;
+
+use super::answer::{self, with_response};
+use super::{Handler, OutcomeFuture};
+use crate::config::HttpConfig;
+use crate::event::{Attempt, Event};
+use crate::outcome::{Failure, Outcome};
+
+const USER_AGENT: &str = concat!("outboxd/", env!("CARGO_PKG_VERSION"));
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Common servers close an idle connection after 5 s (Node.js, uvicorn). A request sent at that moment fails and
+/// spends an attempt, so the client closes first.
+const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// Posts every event to one URL.
+pub struct HttpHandler {
+    client: reqwest::Client,
+    url: Url,
+    /// The URL as errors name it: without the query, which may hold a token.
+    shown: String,
+    key: Option<hmac::Key>,
+    /// The configured headers, or why they cannot be sent.
+    headers: Result<HeaderMap, String>,
+}
+
+/// The client all HTTP handlers share. It follows no redirects and ignores `HTTP_PROXY` and its kin: an event goes to
+/// the configured URL or nowhere.
+///
+/// # Errors
+/// If the system's root certificates cannot be loaded.
+pub fn client() -> Result<reqwest::Client, reqwest::Error> {
+    // An error means that the process has a provider already, which is as good.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::builder()
+        .redirect(redirect::Policy::none())
+        .no_proxy()
+        .connect_timeout(CONNECT_TIMEOUT)
+        .pool_idle_timeout(POOL_IDLE_TIMEOUT)
+        .build()
+}
+
+impl HttpHandler {
+    #[must_use]
+    pub fn new(config: &HttpConfig, client: reqwest::Client) -> Self {
+        Self {
+            client,
+            url: config.url.clone(),
+            shown: without_secrets(&config.url),
+            key: config.secret.as_ref().map(|secret| hmac::Key::new(hmac::HMAC_SHA256, secret.expose())),
+            headers: configured_headers(config),
+        }
+    }
+
+    async fn post(&self, attempt: &Attempt) -> Outcome {
+        let headers = match self.headers(attempt) {
+            Ok(headers) => headers,
+            Err(error) => return Outcome::Dead { failure: Failure::new(error) },
+        };
+        let request = self.client.post(self.url.clone()).headers(headers).body(attempt.event.payload.clone());
+        match request.send().await {
+            Ok(response) => self.judge(response).await,
+            Err(error) => self.retry(None, &in_full(error)),
+        }
+    }
+
+    /// What is sent beside the payload.
+    fn headers(&self, attempt: &Attempt) -> Result<HeaderMap, String> {
+        let event = &*attempt.event;
+        let id = attempt.idempotency_key();
+        let timestamp = Timestamp::now().as_second().to_string();
+        let mut texts = vec![
+            ("content-type", "application/json".to_owned()),
+            ("user-agent", USER_AGENT.to_owned()),
+            ("ce-specversion", "1.0".to_owned()),
+            ("ce-id", event.id.to_string()),
+            ("ce-type", percent_encoded(&event.topic)),
+            ("ce-source", format!("/outboxd/{}", attempt.installation)),
+            ("ce-time", event.created_at.to_string()),
+            ("idempotency-key", id.clone()),
+            ("outbox-attempt", attempt.number.to_string()),
+            ("outbox-handler", attempt.handler.to_string()),
+        ];
+        if let Some(key) = event.key.as_deref().filter(|key| !key.is_empty()) {
+            texts.push(("ce-subject", percent_encoded(key)));
+        }
+        if let Some(key) = &self.key {
+            texts.push(("webhook-signature", signature(key, &id, &timestamp, &event.payload)?));
+        }
+        texts.extend([("webhook-id", id), ("webhook-timestamp", timestamp)]);
+
+        // What outboxd says about the event wins over what is configured.
+        let mut headers = self.headers.clone()?;
+        for (name, text) in texts {
+            let value = HeaderValue::from_str(&text)
+                .map_err(|_| format!("{text:?} cannot be sent as the header {name}: only visible ASCII can"))?;
+            headers.insert(name, value);
+        }
+        headers.extend(trace_context(event));
+        Ok(headers)
+    }
+
+    async fn judge(&self, mut response: Response) -> Outcome {
+        let (body, broken) = read_body(&mut response).await;
+        let outcome = match response.status().as_u16() {
+            202 if wants_to_wait(&response) => self.dead("202 with Outbox-Outcome: wait, but this version cannot wait"),
+            200..=299 => match broken {
+                // It may have been on its way to say anything but done.
+                Some(error) => self.retry(None, &format!("{}, then {}", response.status(), in_full(error))),
+                None if is_json(&response) => answer::parse(&body).after_success(),
+                None => Outcome::Done { result: None },
+            },
+            300..=399 => {
+                let to = location(&response);
+                self.dead(&format!("{}: redirects are not followed; it leads to {to}", response.status()))
+            }
+            408 | 425 | 429 | 500..=599 => self.retry(retry_after(&response), &response.status().to_string()),
+            400..=499 => self.dead(&response.status().to_string()),
+            _ => self.retry(None, &format!("unexpected status {}", response.status())),
+        };
+        with_response(outcome, &String::from_utf8_lossy(&body))
+    }
+
+    fn retry(&self, after: Option<Duration>, error: &str) -> Outcome {
+        Outcome::Retry { after, failure: self.failure(error) }
+    }
+
+    fn dead(&self, error: &str) -> Outcome {
+        Outcome::Dead { failure: self.failure(error) }
+    }
+
+    fn failure(&self, error: &str) -> Failure {
+        Failure::new(format!("POST {}: {error}", self.shown))
+    }
+}
+
+impl Handler for HttpHandler {
+    fn run<'a>(&'a self, attempt: &'a Attempt) -> OutcomeFuture<'a> {
+        Box::pin(self.post(attempt))
+    }
+}
+
+fn configured_headers(config: &HttpConfig) -> Result<HeaderMap, String> {
+    let mut headers = HeaderMap::new();
+    for (name, value) in &config.headers {
+        let header = HeaderName::from_bytes(name.as_bytes())
+            .map_err(|_| format!("the configured header {name:?} has an invalid name"))?;
+        // The value is a secret, so the error does not repeat it.
+        let mut value = HeaderValue::from_str(value.expose()).map_err(|_| {
+            format!("the configured header {name} has an invalid value: only visible ASCII can be sent")
+        })?;
+        value.set_sensitive(true);
+        headers.insert(header, value);
+    }
+    Ok(headers)
+}
+
+/// The W3C trace context the app gave. One that cannot be sent is left out: tracing never fails a delivery.
+fn trace_context(event: &Event) -> impl Iterator<Item = (HeaderName, HeaderValue)> {
+    let given = event.headers();
+    ["traceparent", "tracestate"].into_iter().filter_map(move |name| {
+        let value = HeaderValue::from_str(given.get(name)?).ok()?;
+        Some((HeaderName::from_static(name), value))
+    })
+}
+
+/// Signs `<id>.<timestamp>.<body>`. With a dot in the id, two different messages could have one signature.
+fn signature(key: &hmac::Key, id: &str, timestamp: &str, body: &str) -> Result<String, String> {
+    if id.contains('.') {
+        return Err(format!("{id:?} cannot be signed as webhook-id: it contains a dot"));
+    }
+    let mut context = hmac::Context::with_key(key);
+    for part in [id, ".", timestamp, ".", body] {
+        context.update(part.as_bytes());
+    }
+    Ok(format!("v1,{}", STANDARD.encode(context.sign())))
+}
+
+/// A text as the value of a CloudEvents header: visible ASCII as it is, except for `"` and `%`; the rest as `%XX`.
+pub(super) fn percent_encoded(text: &str) -> String {
+    text.bytes().fold(String::with_capacity(text.len()), |mut encoded, byte| {
+        if matches!(byte, b'!'..=b'~') && byte != b'"' && byte != b'%' {
+            encoded.push(char::from(byte));
+        } else {
+            // Writing to a String cannot fail.
+            let _ = write!(encoded, "%{byte:02X}");
+        }
+        encoded
+    })
+}
+
+/// The beginning of the body, and why it ends too early if it does. One byte more than an answer may have is kept,
+/// so that an answer that was cut is not taken for a complete one. The rest is never read.
+async fn read_body(response: &mut Response) -> (Vec<u8>, Option<reqwest::Error>) {
+    let mut body = Vec::new();
+    while body.len() <= answer::BYTES_MAX {
+        match response.chunk().await {
+            Ok(Some(chunk)) => {
+                let room = answer::BYTES_MAX + 1 - body.len();
+                body.extend_from_slice(&chunk[..chunk.len().min(room)]);
+            }
+            Ok(None) => break,
+            Err(error) => return (body, Some(error)),
+        }
+    }
+    (body, None)
+}
+
+fn text<'a>(response: &'a Response, name: &str) -> Option<&'a str> {
+    response.headers().get(name)?.to_str().ok().map(str::trim)
+}
+
+fn wants_to_wait(response: &Response) -> bool {
+    text(response, "outbox-outcome").is_some_and(|outcome| outcome.eq_ignore_ascii_case("wait"))
+}
+
+fn is_json(response: &Response) -> bool {
+    text(response, CONTENT_TYPE.as_str())
+        .and_then(|content_type| content_type.split(';').next())
+        .is_some_and(|media_type| media_type.trim().eq_ignore_ascii_case("application/json"))
+}
+
+/// Where a redirect leads, without the query, which may hold a token.
+fn location(response: &Response) -> &str {
+    text(response, LOCATION.as_str())
+        .and_then(|location| location.split(['?', '#']).next())
+        .filter(|location| !location.is_empty())
+        .unwrap_or("nowhere")
+}
+
+/// How long the other side asks us to wait, in seconds or until a date; a date that has passed means now.
+fn retry_after(response: &Response) -> Option<Duration> {
+    let text = text(response, RETRY_AFTER.as_str())?;
+    if let Ok(seconds) = text.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let date = DateTimeParser::new().parse_timestamp(text).ok()?;
+    Some(Duration::try_from(date.duration_since(Timestamp::now())).unwrap_or_default())
+}
+
+fn without_secrets(url: &Url) -> String {
+    let mut url = url.clone();
+    url.set_query(None);
+    url.set_fragment(None);
+    // These fail only for URLs that cannot hold credentials.
+    let _ = url.set_username("");
+    let _ = url.set_password(None);
+    url.into()
+}
+
+/// The error with all its causes: "error sending request" alone helps nobody.
+fn in_full(error: reqwest::Error) -> String {
+    let error = error.without_url();
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        // Writing to a String cannot fail.
+        let _ = write!(text, ": {error}");
+        cause = error.source();
+    }
+    text
+}

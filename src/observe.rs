@@ -1,0 +1,168 @@
+//! Every fact worth telling, once. An [`Observation`] becomes a log line, and a signal for whoever watches (tests do).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tracing::{debug, error, info, warn};
+
+use crate::event::EventId;
+
+/// Something that happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Observation {
+    /// This daemon dispatches now.
+    Leading,
+    /// Another session leads; this daemon waits for its place.
+    StandingBy { leader: String },
+    /// A leader's session said nothing for too long and was ended.
+    Deposed { pid: i32, silent: Duration },
+    /// Dispatching ended, because of this; the daemon connects again after a pause.
+    TermEnded { reason: String, pause: Duration },
+    /// The database was restored or failed over; positions are rebuilt from the log.
+    ClusterChanged { stored: String, found: String, restamped: u64 },
+    /// Deliveries that a daemon which died left running; they run again or are dead.
+    Recovered { deliveries: i64 },
+    /// A handler is registered in the database and not in the configuration.
+    HandlerAbsent { handler: String },
+    /// The flag says "ring" and no producer can have missed it.
+    Asleep,
+    /// The flag says "be silent".
+    Awake,
+    /// The bell was heard.
+    Woken,
+    /// The fallback scan found events that nobody rang for.
+    PollFound { events: usize },
+    /// A page of the log was read.
+    PageRead { events: usize },
+    /// A handler has no room and reads for itself from here on.
+    FellBehind { handler: Arc<str> },
+    /// A handler reads with the others again.
+    CaughtUp { handler: Arc<str> },
+    /// The sweep found deliveries that the tail never saw.
+    SweepFound { deliveries: i64 },
+    /// An attempt ended and its delivery is done.
+    Done { event: EventId, handler: Arc<str>, attempt: u32, ran: Duration },
+    /// An attempt failed; the delivery runs again.
+    Retrying { event: EventId, handler: Arc<str>, attempt: u32, after: Duration, error: String },
+    /// An attempt asked to be run again later.
+    Snoozed { event: EventId, handler: Arc<str>, attempt: u32, after: Duration },
+    /// A delivery was given up.
+    Dead { event: EventId, handler: Arc<str>, attempt: u32, error: String },
+    /// A delivery expired before it ran.
+    Expired { event: EventId, handler: Arc<str> },
+    /// An outcome was refused: the delivery had been finished or taken away by somebody else.
+    Refused { event: EventId, handler: Arc<str>, attempt: u32 },
+    /// A state could not be written.
+    Unwritable { event: EventId, handler: Arc<str>, error: String },
+    /// The configuration was read again.
+    Reloaded { handlers: usize },
+    /// The configuration could not be read again; the old one stays.
+    ReloadRefused { error: String },
+    /// The daemon stops: nothing new starts.
+    Draining { running: usize },
+    /// The daemon has stopped; so many attempts were cut off.
+    Drained { cut_off: usize },
+    /// Something on the side failed and will be tried again.
+    Hiccup { doing: &'static str, error: String },
+    /// Something an operator should know about the database.
+    Notice { text: String },
+}
+
+/// Tells observations to the log, and to a watcher if there is one.
+#[derive(Clone, Default)]
+pub struct Observer {
+    watcher: Option<Arc<dyn Fn(&Observation) + Send + Sync>>,
+}
+
+impl Observer {
+    /// Calls `watcher` with every observation, from whichever task makes it; it must not block.
+    pub fn watching(watcher: impl Fn(&Observation) + Send + Sync + 'static) -> Self {
+        Self { watcher: Some(Arc::new(watcher)) }
+    }
+
+    pub fn tell(&self, observation: &Observation) {
+        observation.log();
+        if let Some(watcher) = &self.watcher {
+            watcher(observation);
+        }
+    }
+}
+
+impl Observation {
+    fn log(&self) {
+        match self {
+            Self::Done { .. } | Self::PageRead { .. } | Self::Asleep | Self::Awake | Self::Woken => self.log_traffic(),
+            Self::Retrying { .. } | Self::Snoozed { .. } | Self::Dead { .. } | Self::Expired { .. } => {
+                self.log_delivery();
+            }
+            _ => self.log_daemon(),
+        }
+    }
+
+    /// Per event or per wake-up: only for whoever asks for it.
+    fn log_traffic(&self) {
+        match self {
+            Self::Done { event, handler, attempt, ran } => {
+                debug!(%event, %handler, attempt, ran_ms = ran.as_secs_f64() * 1e3, "done");
+            }
+            Self::PageRead { events } => debug!(events, "read the log"),
+            Self::Asleep => debug!("asleep until the bell rings"),
+            Self::Awake => debug!("awake; producers stay silent"),
+            _ => debug!("the bell rang"),
+        }
+    }
+
+    fn log_delivery(&self) {
+        match self {
+            Self::Retrying { event, handler, attempt, after, error } => {
+                warn!(%event, %handler, attempt, after_ms = after.as_millis(), error, "attempt failed, will run again");
+            }
+            Self::Snoozed { event, handler, attempt, after } => {
+                info!(%event, %handler, attempt, after_ms = after.as_millis(), "snoozed");
+            }
+            Self::Dead { event, handler, attempt, error } => {
+                error!(%event, %handler, attempt, error, "dead; `outboxd retry` runs it again");
+            }
+            Self::Expired { event, handler } => info!(%event, %handler, "expired before it ran"),
+            _ => {}
+        }
+    }
+
+    fn log_daemon(&self) {
+        match self {
+            Self::Leading => info!("leading: this daemon dispatches"),
+            Self::StandingBy { leader } => info!(leader, "standing by: another daemon leads"),
+            Self::Deposed { pid, silent } => {
+                warn!(pid, silent_s = silent.as_secs(), "ended the session of a silent leader");
+            }
+            Self::TermEnded { reason, pause } => {
+                warn!(reason, pause_ms = pause.as_millis(), "dispatching ended, connecting again after a pause");
+            }
+            Self::ClusterChanged { stored, found, restamped } => warn!(
+                stored,
+                found,
+                restamped,
+                "the database was restored or failed over; reading the whole log again, compared with what is settled"
+            ),
+            Self::Recovered { deliveries } => warn!(deliveries, "recovered what a stopped daemon left running"),
+            Self::HandlerAbsent { handler } => {
+                warn!(handler, "registered but not in the configuration; `outboxd forget` removes it");
+            }
+            Self::PollFound { events } => warn!(events, "the poll found events nobody rang for; is the trigger enabled?"),
+            Self::FellBehind { handler } => debug!(%handler, "fell behind, reads for itself"),
+            Self::CaughtUp { handler } => debug!(%handler, "caught up"),
+            Self::SweepFound { deliveries } => warn!(deliveries, "the sweep found deliveries the tail never saw"),
+            Self::Refused { event, handler, attempt } => {
+                warn!(%event, %handler, attempt, "outcome refused: the delivery was settled by somebody else");
+            }
+            Self::Unwritable { event, handler, error } => error!(%event, %handler, error, "a state could not be written"),
+            Self::Reloaded { handlers } => info!(handlers, "configuration reloaded"),
+            Self::ReloadRefused { error } => error!(error, "configuration not reloaded, the old one stays"),
+            Self::Draining { running } => info!(running, "stopping: waiting for running attempts"),
+            Self::Drained { cut_off } => info!(cut_off, "stopped"),
+            Self::Hiccup { doing, error } => warn!(doing, error, "failed, will try again"),
+            Self::Notice { text } => warn!("{text}"),
+            _ => {}
+        }
+    }
+}

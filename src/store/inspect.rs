@@ -1,0 +1,182 @@
+//! What an operator asks: backlog, events, one event's whole story, retry.
+
+use jiff::Timestamp;
+use serde::Serialize;
+use serde_json::Value;
+
+use super::{Error, RawJson, Store, sql};
+
+/// One handler's line in `outbox.backlog`.
+#[derive(Debug, Serialize)]
+pub struct Backlog {
+    pub handler: String,
+    pub kind: String,
+    pub absent: bool,
+    pub pending: i64,
+    pub scheduled: i64,
+    pub retrying: i64,
+    pub running: i64,
+    pub dead: i64,
+    /// Seconds since the oldest delivery that could run was inserted.
+    #[serde(rename = "oldest_age_seconds")]
+    pub oldest_age: Option<f64>,
+    pub finished: Option<i64>,
+    pub finished_per_second: Option<f64>,
+}
+
+/// One event in a list.
+#[derive(Debug, Serialize)]
+pub struct Listed {
+    pub id: i64,
+    pub topic: String,
+    pub key: Option<String>,
+    pub created_at: Timestamp,
+    /// State by handler.
+    pub deliveries: Value,
+}
+
+/// Which events to list.
+#[derive(Debug, Default)]
+pub struct Filter {
+    pub below: Option<i64>,
+    pub topic: Option<String>,
+    pub key: Option<String>,
+    pub state: Option<String>,
+    pub limit: i64,
+}
+
+/// One event, its deliveries and their attempts.
+#[derive(Debug, Serialize)]
+pub struct Story {
+    pub id: i64,
+    pub topic: String,
+    pub key: Option<String>,
+    pub payload: Box<serde_json::value::RawValue>,
+    pub headers: Value,
+    pub dedup_key: Option<String>,
+    pub due_at: Option<Timestamp>,
+    pub expires_at: Option<Timestamp>,
+    pub priority: i16,
+    pub created_at: Timestamp,
+    pub deliveries: Vec<DeliveryStory>,
+}
+
+/// One delivery of a [`Story`].
+#[derive(Debug, Serialize)]
+pub struct DeliveryStory {
+    pub handler: String,
+    pub state: String,
+    pub attempts: i32,
+    pub due_at: Option<Timestamp>,
+    pub started_at: Option<Timestamp>,
+    pub finished_at: Option<Timestamp>,
+    pub last_error: Option<String>,
+    pub result: Option<Value>,
+    /// Those that did not simply succeed the first time.
+    pub history: Vec<AttemptStory>,
+}
+
+/// One attempt of a [`DeliveryStory`].
+#[derive(Debug, Serialize)]
+pub struct AttemptStory {
+    pub attempt: i32,
+    pub started_at: Timestamp,
+    pub finished_at: Timestamp,
+    pub outcome: String,
+    pub error: Option<String>,
+    pub response: Option<String>,
+}
+
+impl Store {
+    pub async fn backlog(&self) -> Result<Vec<Backlog>, Error> {
+        let rows = self.query(sql!("backlog"), &[]).await?;
+        let line = |row: &tokio_postgres::Row| Backlog {
+            handler: row.get("handler"),
+            kind: row.get("kind"),
+            absent: row.get("absent"),
+            pending: row.get("pending"),
+            scheduled: row.get("scheduled"),
+            retrying: row.get("retrying"),
+            running: row.get("running"),
+            dead: row.get("dead"),
+            oldest_age: row.get("oldest_age"),
+            finished: row.get("finished"),
+            finished_per_second: row.get("finished_per_second"),
+        };
+        Ok(rows.iter().map(line).collect())
+    }
+
+    /// The newest events that fit the filter, newest first.
+    pub async fn events(&self, filter: &Filter) -> Result<Vec<Listed>, Error> {
+        let Filter { below, topic, key, state, limit } = filter;
+        let rows = self.query(sql!("events"), &[below, topic, key, state, limit]).await?;
+        let listed = |row: &tokio_postgres::Row| Listed {
+            id: row.get("id"),
+            topic: row.get("topic"),
+            key: row.get("key"),
+            created_at: row.get("created_at"),
+            deliveries: row.get("deliveries"),
+        };
+        Ok(rows.iter().map(listed).collect())
+    }
+
+    /// Everything about one event; `None` when there is no such event (any more).
+    pub async fn story(&self, id: i64) -> Result<Option<Story>, Error> {
+        let Some(row) = self.query_opt(sql!("show_event"), &[&id]).await? else { return Ok(None) };
+        let payload = row.get::<_, RawJson>("payload").0;
+        Ok(Some(Story {
+            id: row.get("id"),
+            topic: row.get("topic"),
+            key: row.get("key"),
+            // PostgreSQL has just printed it, so it is JSON; `null` stands for what cannot be.
+            payload: serde_json::value::RawValue::from_string(payload).unwrap_or_default(),
+            headers: row.get("headers"),
+            dedup_key: row.get("dedup_key"),
+            due_at: row.get("due_at"),
+            expires_at: row.get("expires_at"),
+            priority: row.get("priority"),
+            created_at: row.get("created_at"),
+            deliveries: self.deliveries(id).await?,
+        }))
+    }
+
+    async fn deliveries(&self, id: i64) -> Result<Vec<DeliveryStory>, Error> {
+        let deliveries = self.query(sql!("show_deliveries"), &[&id]).await?;
+        let attempts = self.query(sql!("show_attempts"), &[&id]).await?;
+        let attempt = |row: &tokio_postgres::Row| AttemptStory {
+            attempt: row.get("attempt"),
+            started_at: row.get("started_at"),
+            finished_at: row.get("finished_at"),
+            outcome: row.get("outcome"),
+            error: row.get("error"),
+            response: row.get("response"),
+        };
+        let delivery = |row: &tokio_postgres::Row| {
+            let handler: String = row.get("handler");
+            let history = attempts.iter().filter(|a| a.get::<_, &str>("handler") == handler).map(attempt).collect();
+            DeliveryStory {
+                handler,
+                state: row.get("state"),
+                attempts: row.get("attempts"),
+                due_at: row.get("due_at"),
+                started_at: row.get("started_at"),
+                finished_at: row.get("finished_at"),
+                last_error: row.get("last_error"),
+                result: row.get("result"),
+                history,
+            }
+        };
+        Ok(deliveries.iter().map(delivery).collect())
+    }
+
+    /// Runs one delivery again now; whether there was one to run.
+    pub async fn retry(&self, id: i64, handler: &str) -> Result<bool, Error> {
+        Ok(self.query_one(sql!("retry"), &[&id, &handler]).await?.get(0))
+    }
+
+    /// The handlers whose delivery of this event is dead.
+    pub async fn retryable(&self, id: i64) -> Result<Vec<String>, Error> {
+        let rows = self.query(sql!("retryable"), &[&id]).await?;
+        Ok(rows.iter().map(|row| row.get("handler")).collect())
+    }
+}

@@ -1,0 +1,249 @@
+//! Reading the log: pages behind a position, positions, the bell's flag, the sweep.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use futures_util::{TryStreamExt as _, pin_mut};
+use jiff::Timestamp;
+use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
+
+use super::{Cause, Error, RawJson, Store, failed, sql};
+use crate::event::{Event, EventId};
+use crate::snapshot::Snapshot;
+
+/// Where a reader stands: what it has consumed, and how much of the transaction after that.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cursor {
+    pub position: Snapshot,
+    /// Of this transaction, which `position` does not see, the rows up to this id are consumed.
+    pub partial: Option<(u64, i64)>,
+}
+
+/// One event as the log holds it, with what decides when it may run.
+#[derive(Debug)]
+pub struct Logged {
+    pub event: Event,
+    pub xid: u64,
+    pub priority: i16,
+    /// `due_at` lies so far ahead.
+    pub due_in: Option<Duration>,
+    /// `expires_at` lies so far ahead; zero when it has passed.
+    pub expires_in: Option<Duration>,
+}
+
+/// One read of the log.
+#[derive(Debug)]
+pub struct Page {
+    pub events: Vec<Logged>,
+    /// Where the reader stands after it.
+    pub cursor: Cursor,
+    /// Whether the page was full, so that there is more to read at once.
+    pub full: bool,
+    /// The snapshot of the read, for a page at the head.
+    pub snapshot: Option<Snapshot>,
+}
+
+/// How much one page holds at most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PageLimit {
+    pub events: usize,
+    /// A page ends after the event that reaches this weight, however few events it has.
+    pub bytes: usize,
+}
+
+impl Cursor {
+    #[must_use]
+    pub fn at(position: Snapshot) -> Self {
+        Self { position, partial: None }
+    }
+
+    /// Whether an event of this transaction with this id has been consumed.
+    #[must_use]
+    pub fn has_consumed(&self, xid: u64, id: i64) -> bool {
+        self.position.sees(xid) || self.partial.is_some_and(|(x, last)| x == xid && id <= last)
+    }
+
+    /// The (xid, id) behind which everything newer than the position lies.
+    fn range_start(&self) -> (u64, i64) {
+        match self.partial {
+            Some((xid, id)) if xid >= self.position.xmax() => (xid, id),
+            _ => (self.position.xmax(), i64::MIN),
+        }
+    }
+
+    /// The transactions in progress in the position, as parameters: xid and the last id consumed of each.
+    fn late(&self) -> (Vec<String>, Vec<i64>) {
+        let xids = self.position.in_progress();
+        let after = xids.iter().map(|&xid| match self.partial {
+            Some((x, id)) if x == xid => id,
+            _ => i64::MIN,
+        });
+        (xids.iter().map(u64::to_string).collect(), after.collect())
+    }
+
+    /// Where the reader stands after a page that ended, full, with this event; `now` is what it could see.
+    fn after_full(&self, last: &Logged, now: &Snapshot) -> Self {
+        Self { position: self.position.consumed_below(last.xid, now), partial: Some((last.xid, last.event.id.0)) }
+    }
+}
+
+impl Store {
+    /// The snapshot of this moment and the last event id given out.
+    pub async fn snapshot(&self) -> Result<(Snapshot, i64), Error> {
+        let row = self.query_one(sql!("snapshot"), &[]).await?;
+        let snapshot = row.get::<_, &str>("snapshot").parse().map_err(failed("snapshot"))?;
+        Ok((snapshot, row.get("last_id")))
+    }
+
+    /// One page of everything visible now that the cursor has not consumed.
+    pub async fn tail_head(&self, cursor: &Cursor, limit: PageLimit) -> Result<Page, Error> {
+        let (late, after) = cursor.late();
+        let (xid, id) = cursor.range_start();
+        let params: [&(dyn ToSql + Sync); 5] = [&late, &after, &xid.to_string(), &id, &rows(limit)];
+        let (events, snapshot, full) = self.page(sql!("tail_head"), &params, limit).await?;
+        let now = snapshot.unwrap_or_else(|| cursor.position.clone());
+        let cursor = match events.last() {
+            Some(last) if full => cursor.after_full(last, &now),
+            _ => Cursor::at(now.clone()),
+        };
+        Ok(Page { events, cursor, full, snapshot: Some(now) })
+    }
+
+    /// One page of what the head has consumed and the cursor has not. The head's position must include the cursor's.
+    pub async fn tail_behind(&self, cursor: &Cursor, head: &Cursor, limit: PageLimit) -> Result<Page, Error> {
+        let (late, after) = cursor.late();
+        let (xid, id) = cursor.range_start();
+        let partial_xid = head.partial.map(|(xid, _)| xid.to_string());
+        let partial_id = head.partial.map(|(_, id)| id);
+        let upper = head.partial.map_or(head.position.xmax(), |(xid, _)| head.position.xmax().max(xid + 1));
+        let params: [&(dyn ToSql + Sync); 9] = [
+            &late,
+            &after,
+            &xid.to_string(),
+            &id,
+            &rows(limit),
+            &head.position.to_string(),
+            &partial_xid,
+            &partial_id,
+            &upper.to_string(),
+        ];
+        let (events, _, full) = self.page(sql!("tail_behind"), &params, limit).await?;
+        let cursor = match events.last() {
+            Some(last) if full => cursor.after_full(last, &head.position),
+            _ => head.clone(),
+        };
+        Ok(Page { events, cursor, full, snapshot: None })
+    }
+
+    /// Streams a page and stops at the byte limit, so that a page of large payloads never stands in memory as a whole.
+    async fn page(
+        &self,
+        sql: super::Sql,
+        params: &[&(dyn ToSql + Sync)],
+        limit: PageLimit,
+    ) -> Result<(Vec<Logged>, Option<Snapshot>, bool), Error> {
+        let name = sql.name;
+        let statement = self.prepare(&sql).await?;
+        let stream = self.client.query_raw(&statement, params.iter().copied()).await.map_err(failed(name))?;
+        pin_mut!(stream);
+        let (mut events, mut snapshot, mut bytes) = (Vec::new(), None, 0);
+        while let Some(row) = stream.try_next().await.map_err(failed(name))? {
+            match row.try_get::<_, Option<&str>>("snapshot").map_err(failed(name))? {
+                Some(text) => snapshot = Some(text.parse().map_err(failed(name))?),
+                None => {
+                    let logged = logged(&row).map_err(failed(name))?;
+                    bytes += logged.event.weight();
+                    events.push(logged);
+                    if bytes >= limit.bytes {
+                        break;
+                    }
+                }
+            }
+        }
+        let full = events.len() >= limit.events || bytes >= limit.bytes;
+        debug_assert!(events.is_sorted_by_key(|e| (e.xid, e.event.id)), "a page is read in the order of (xid, id)");
+        Ok((events, snapshot, full))
+    }
+
+    /// Which of these deliveries have been settled already.
+    pub async fn settled_among(&self, events: &[i64], handlers: &[&str]) -> Result<HashSet<(EventId, String)>, Error> {
+        let rows = self.query(sql!("settled_among"), &[&events, &handlers]).await?;
+        Ok(rows.iter().map(|row| (EventId(row.get("event_id")), row.get("handler"))).collect())
+    }
+
+    /// Sets the bell's flag.
+    pub async fn bell_set(&self, asleep: bool) -> Result<(), Error> {
+        let flag: i64 = if asleep { 1 } else { 2 };
+        self.execute(sql!("bell_set"), &[&flag]).await.map(drop)
+    }
+
+    /// The transactions in progress that may have inserted events.
+    pub async fn bell_producers(&self) -> Result<Vec<u64>, Error> {
+        let row = self.query_one(sql!("bell_producers"), &[]).await?;
+        row.get::<_, Vec<&str>>("xids").into_iter().map(|xid| number(xid).map_err(failed("bell_producers"))).collect()
+    }
+
+    /// Schedules what the tail never saw among the ids from `from` to below `to`; returns how many that were.
+    pub async fn sweep(&self, from: i64, to: i64, positions: &[(String, Snapshot)]) -> Result<i64, Error> {
+        let handlers: Vec<&str> = positions.iter().map(|(name, _)| name.as_str()).collect();
+        let texts: Vec<String> = positions.iter().map(|(_, position)| position.to_string()).collect();
+        let row = self.query_one(sql!("sweep"), &[&from, &to, &handlers, &texts]).await?;
+        Ok(row.get("found"))
+    }
+
+    /// The lowest and the highest id in the log; `None` when it is empty.
+    pub async fn log_bounds(&self) -> Result<Option<(i64, i64)>, Error> {
+        let row = self.query_one(sql!("log_bounds"), &[]).await?;
+        Ok(row.get::<_, Option<i64>>("lowest").zip(row.get("highest")))
+    }
+
+    /// Makes partitions ahead; returns how many.
+    pub async fn add_partitions(&self) -> Result<i32, Error> {
+        Ok(self.query_one(sql!("add_partitions"), &[]).await?.get(0))
+    }
+
+    /// Forgets dedup keys whose window is over; returns how many.
+    pub async fn trim_dedup(&self) -> Result<u64, Error> {
+        self.execute(sql!("trim_dedup"), &[]).await
+    }
+
+    /// Removes old checkpoints.
+    pub async fn trim_position(&self) -> Result<u64, Error> {
+        self.execute(sql!("trim_position"), &[]).await
+    }
+}
+
+fn rows(limit: PageLimit) -> i64 {
+    i64::try_from(limit.events).unwrap_or(i64::MAX)
+}
+
+fn number(text: &str) -> Result<u64, Cause> {
+    text.parse().map_err(|_| Cause::TransactionId(text.to_owned()))
+}
+
+fn logged(row: &Row) -> Result<Logged, Cause> {
+    Ok(Logged {
+        event: event(row, "id")?,
+        xid: number(row.try_get("xid")?)?,
+        priority: row.try_get("priority")?,
+        due_in: row.try_get::<_, Option<f64>>("due_in")?.filter(|&secs| secs > 0.0).map(seconds),
+        expires_in: row.try_get::<_, Option<f64>>("expires_in")?.map(seconds),
+    })
+}
+
+pub(super) fn event(row: &Row, id: &str) -> Result<Event, tokio_postgres::Error> {
+    Ok(Event {
+        id: EventId(row.try_get(id)?),
+        topic: row.try_get("topic")?,
+        key: row.try_get("key")?,
+        payload: row.try_get::<_, RawJson>("payload")?.0,
+        headers: row.try_get::<_, RawJson>("headers")?.0,
+        created_at: row.try_get::<_, Timestamp>("created_at")?,
+    })
+}
+
+/// Seconds from PostgreSQL as a duration; negative ones are zero, endless ones a thousand years.
+pub(super) fn seconds(secs: f64) -> Duration {
+    Duration::from_secs_f64(secs.clamp(0.0, 3.2e10))
+}

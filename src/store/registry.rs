@@ -1,0 +1,162 @@
+//! What the daemon knows about itself: the installation, the leader, the handlers and their positions.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::Serialize;
+use uuid::Uuid;
+
+use super::log::seconds;
+use super::{Error, Store, failed, sql};
+use crate::snapshot::Snapshot;
+
+/// The `outbox.installation` row against the cluster it is in now.
+#[derive(Debug)]
+pub struct Installation {
+    pub id: Uuid,
+    /// `false` after a restore into another cluster or a failover: stored positions mean nothing then.
+    pub same_cluster: bool,
+    pub stored: String,
+    pub found: String,
+}
+
+/// The session that leads.
+#[derive(Debug, Clone)]
+pub struct Leader {
+    pub pid: i32,
+    pub address: String,
+    pub since: Option<Timestamp>,
+    /// How long its session has said nothing; `None` while a statement runs.
+    pub silent: Option<Duration>,
+}
+
+/// A handler as `outbox.handler` keeps it.
+#[derive(Debug, Serialize)]
+pub struct Registration {
+    pub name: Arc<str>,
+    pub topics: Vec<String>,
+    pub kind: &'static str,
+    pub settings: serde_json::Value,
+    pub beginning: bool,
+}
+
+/// How far a handler has finished the log.
+#[derive(Debug, Clone)]
+pub struct Checkpoint {
+    pub handler: Arc<str>,
+    pub position: Snapshot,
+    /// Deliveries finished since the handler was registered.
+    pub finished: i64,
+}
+
+/// What the catalog says about a SQL handler's function.
+#[derive(Debug)]
+pub struct SqlFunction {
+    pub found: Option<String>,
+    pub returns: Option<String>,
+    pub allowed: Option<bool>,
+}
+
+impl Store {
+    pub async fn installation(&self) -> Result<Installation, Error> {
+        let row = self.query_one(sql!("installation"), &[]).await?;
+        Ok(Installation {
+            id: row.get("id"),
+            same_cluster: row.get("same_cluster"),
+            stored: row.get("stored"),
+            found: row.get("found"),
+        })
+    }
+
+    /// Adopts the cluster the database is in now: restamps events, rewinds every position. Returns how many events
+    /// carried a transaction id of another cluster.
+    pub async fn adopt_cluster(&self) -> Result<u64, Error> {
+        self.begin().await?;
+        let restamped = self.execute(sql!("rebuild_events"), &[]).await?;
+        self.execute(sql!("rebuild_positions"), &[]).await?;
+        self.execute(sql!("adopt_cluster"), &[]).await?;
+        self.commit().await?;
+        Ok(restamped)
+    }
+
+    pub async fn set_dedup_window(&self, window: Duration) -> Result<u64, Error> {
+        self.execute(sql!("set_dedup_window"), &[&window.as_secs_f64()]).await
+    }
+
+    /// Tries to become the leader; whether this session is it.
+    pub async fn lead(&self) -> Result<bool, Error> {
+        Ok(self.query_one(sql!("lead"), &[]).await?.get(0))
+    }
+
+    /// Who leads, if anybody does.
+    pub async fn leader(&self) -> Result<Option<Leader>, Error> {
+        let row = self.query_opt(sql!("leader"), &[]).await?;
+        Ok(row.map(|row| Leader {
+            pid: row.get("pid"),
+            address: row.get::<_, Option<_>>("address").unwrap_or_default(),
+            since: row.get("since"),
+            silent: row.get::<_, Option<f64>>("silent").map(seconds),
+        }))
+    }
+
+    /// Ends the session of a silent leader.
+    pub async fn depose(&self, pid: i32) -> Result<bool, Error> {
+        Ok(self.query_one(sql!("depose"), &[&pid]).await?.get(0))
+    }
+
+    /// Writes the configured handlers, marks the others absent, and gives new ones their first position: behind
+    /// `now`, unless they begin at the beginning. Returns the names newly absent.
+    pub async fn register(&self, handlers: &[Registration], now: &Snapshot) -> Result<Vec<String>, Error> {
+        let names: Vec<&str> = handlers.iter().map(|handler| &*handler.name).collect();
+        let json = serde_json::json!(handlers);
+        self.begin().await?;
+        self.execute(sql!("register_handlers"), &[&json]).await?;
+        let absent = self.query(sql!("mark_absent"), &[&names]).await?;
+        self.execute(sql!("begin_position"), &[&now.to_string()]).await?;
+        self.commit().await?;
+        Ok(absent.iter().map(|row| row.get("name")).collect())
+    }
+
+    /// The newest position of each of these handlers.
+    pub async fn load_position(&self, handlers: &[Arc<str>]) -> Result<Vec<Checkpoint>, Error> {
+        let names: Vec<&str> = handlers.iter().map(|handler| &**handler).collect();
+        let rows = self.query(sql!("load_position"), &[&names]).await?;
+        rows.iter()
+            .map(|row| {
+                let position = row.get::<_, &str>("position").parse().map_err(failed("load_position"))?;
+                Ok(Checkpoint {
+                    handler: row.get::<_, &str>("handler").into(),
+                    position,
+                    finished: row.get("finished"),
+                })
+            })
+            .collect()
+    }
+
+    /// Stores positions.
+    pub async fn append_position(&self, checkpoints: &[Checkpoint]) -> Result<u64, Error> {
+        let handlers: Vec<&str> = checkpoints.iter().map(|c| &*c.handler).collect();
+        let positions: Vec<String> = checkpoints.iter().map(|c| c.position.to_string()).collect();
+        let finished: Vec<i64> = checkpoints.iter().map(|c| c.finished).collect();
+        self.execute(sql!("append_position"), &[&handlers, &positions, &finished]).await
+    }
+
+    /// The registered handlers and whether each is absent.
+    pub async fn handler_names(&self) -> Result<Vec<(String, bool)>, Error> {
+        let rows = self.query(sql!("handler_names"), &[]).await?;
+        Ok(rows.iter().map(|row| (row.get("name"), row.get("absent"))).collect())
+    }
+
+    /// Forgets an absent handler; returns how many open deliveries were given up, `None` if no absent handler has
+    /// this name.
+    pub async fn forget(&self, handler: &str) -> Result<Option<i64>, Error> {
+        Ok(self.query_opt(sql!("forget"), &[&handler]).await?.map(|row| row.get("given_up")))
+    }
+
+    /// Looks up a SQL handler's function by its quoted name.
+    pub async fn sql_handler_function(&self, name: &str) -> Result<SqlFunction, Error> {
+        let row = self.query_one(sql!("sql_handler_function"), &[&name]).await?;
+        Ok(SqlFunction { found: row.get("found"), returns: row.get("returns"), allowed: row.get("allowed") })
+    }
+}

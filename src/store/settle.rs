@@ -1,0 +1,178 @@
+//! Writing states back: batches of outcomes, claims of what is due. All of it belongs on the session that leads.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_postgres::Row;
+
+use super::log::{event, seconds};
+use super::{Error, Store, failed, sql};
+use crate::event::{Event, EventId};
+
+/// Deliveries that finish: a column per parameter of `append_done.sql`.
+#[derive(Debug, Default)]
+pub struct Finished {
+    pub event_ids: Vec<i64>,
+    pub handlers: Vec<Arc<str>>,
+    pub outcomes: Vec<&'static str>,
+    pub attempts: Vec<i32>,
+    /// µs since the attempt began; `None` when there was none.
+    pub began: Vec<Option<i64>>,
+    pub ended: Vec<i64>,
+    pub results: Vec<Option<serde_json::Value>>,
+}
+
+/// Deliveries that get or keep a row in `outbox.open`: a column per parameter of `park.sql` and `reopen.sql`.
+#[derive(Debug, Default)]
+pub struct Opened {
+    pub event_ids: Vec<i64>,
+    pub handlers: Vec<Arc<str>>,
+    pub states: Vec<&'static str>,
+    pub attempts: Vec<i32>,
+    pub failures: Vec<i32>,
+    /// µs until it is due; `None` when it does not wait for a time.
+    pub due: Vec<Option<i64>>,
+    /// µs since the running attempt began.
+    pub began: Vec<Option<i64>>,
+    pub errors: Vec<Option<String>>,
+}
+
+/// Attempts for the history: a column per parameter of `append_attempt.sql`.
+#[derive(Debug, Default)]
+pub struct Attempts {
+    pub event_ids: Vec<i64>,
+    pub handlers: Vec<Arc<str>>,
+    pub attempts: Vec<i32>,
+    pub began: Vec<i64>,
+    pub ended: Vec<i64>,
+    pub outcomes: Vec<&'static str>,
+    pub errors: Vec<Option<String>>,
+    pub responses: Vec<Option<String>>,
+}
+
+/// A delivery from `outbox.open` whose next attempt has been started in the database.
+#[derive(Debug)]
+pub struct Claimed {
+    pub event: Event,
+    pub handler: String,
+    pub attempt: u32,
+    pub failures: u32,
+    pub expires_in: Option<Duration>,
+}
+
+/// What became of a claim for one handler.
+#[derive(Debug)]
+pub struct NextDue {
+    pub handler: String,
+    /// When the next delivery is due; zero when one is due already and had no slot.
+    pub due_in: Option<Duration>,
+}
+
+pub type Pairs = HashSet<(EventId, String)>;
+
+impl Store {
+    /// Finishes deliveries that have no open row. Fails as a whole when one of them has finished already.
+    pub async fn append_done(&self, rows: &Finished) -> Result<u64, Error> {
+        let handlers = texts(&rows.handlers);
+        let params: super::Params<'_> =
+            &[&rows.event_ids, &handlers, &rows.outcomes, &rows.attempts, &rows.began, &rows.ended, &rows.results];
+        self.execute(sql!("append_done"), params).await
+    }
+
+    /// Finishes deliveries that have a running row which names their attempt; returns those that did.
+    pub async fn finish_open(&self, rows: &Finished) -> Result<Pairs, Error> {
+        let handlers = texts(&rows.handlers);
+        let params: super::Params<'_> =
+            &[&rows.event_ids, &handlers, &rows.outcomes, &rows.attempts, &rows.began, &rows.ended, &rows.results];
+        Ok(pairs(&self.query(sql!("finish_open"), params).await?))
+    }
+
+    /// Opens rows for deliveries that have none.
+    pub async fn park(&self, rows: &Opened) -> Result<u64, Error> {
+        let handlers = texts(&rows.handlers);
+        let params: super::Params<'_> = &[
+            &rows.event_ids,
+            &handlers,
+            &rows.states,
+            &rows.attempts,
+            &rows.failures,
+            &rows.due,
+            &rows.began,
+            &rows.errors,
+        ];
+        self.execute(sql!("park"), params).await
+    }
+
+    /// Ends running attempts without finishing their deliveries; returns those whose row still named the attempt.
+    pub async fn reopen(&self, rows: &Opened) -> Result<Pairs, Error> {
+        let handlers = texts(&rows.handlers);
+        let params: super::Params<'_> =
+            &[&rows.event_ids, &handlers, &rows.states, &rows.attempts, &rows.failures, &rows.due, &rows.errors];
+        Ok(pairs(&self.query(sql!("reopen"), params).await?))
+    }
+
+    /// Removes the running rows of deliveries whose handler committed by itself.
+    pub async fn close_committed(&self, rows: &Finished) -> Result<u64, Error> {
+        let handlers = texts(&rows.handlers);
+        self.execute(sql!("close_committed"), &[&rows.event_ids, &handlers, &rows.attempts]).await
+    }
+
+    /// Keeps attempts in the history.
+    pub async fn append_attempt(&self, rows: &Attempts) -> Result<u64, Error> {
+        let handlers = texts(&rows.handlers);
+        let params: super::Params<'_> = &[
+            &rows.event_ids,
+            &handlers,
+            &rows.attempts,
+            &rows.began,
+            &rows.ended,
+            &rows.outcomes,
+            &rows.errors,
+            &rows.responses,
+        ];
+        self.execute(sql!("append_attempt"), params).await
+    }
+
+    /// Starts the next attempt of what is due, at most so many per handler.
+    pub async fn claim_due(&self, want: &[(Arc<str>, usize)]) -> Result<(Vec<Claimed>, Vec<NextDue>), Error> {
+        let handlers: Vec<&str> = want.iter().map(|(handler, _)| &**handler).collect();
+        let slots: Vec<i64> = want.iter().map(|&(_, slots)| i64::try_from(slots).unwrap_or(i64::MAX)).collect();
+        let rows = self.query(sql!("claim_due"), &[&handlers, &slots]).await?;
+        let (mut claimed, mut next) = (Vec::new(), Vec::new());
+        for row in &rows {
+            if row.get::<_, Option<i64>>("event_id").is_some() {
+                claimed.push(claim(row).map_err(failed("claim_due"))?);
+            } else {
+                let due_in = row.get::<_, Option<f64>>("next_due_in").map(seconds);
+                next.push(NextDue { handler: row.get("handler"), due_in });
+            }
+        }
+        Ok((claimed, next))
+    }
+
+    /// Reruns or buries what a daemon that died left running; returns how many deliveries that were.
+    pub async fn recover_running(&self, max_attempts: &[(Arc<str>, u32)], error: &str) -> Result<i64, Error> {
+        let handlers: Vec<&str> = max_attempts.iter().map(|(handler, _)| &**handler).collect();
+        let limits: Vec<i32> = max_attempts.iter().map(|&(_, max)| max.cast_signed()).collect();
+        Ok(self.query_one(sql!("recover_running"), &[&handlers, &limits, &error]).await?.get("lost"))
+    }
+}
+
+fn claim(row: &Row) -> Result<Claimed, tokio_postgres::Error> {
+    Ok(Claimed {
+        event: event(row, "event_id")?,
+        handler: row.try_get("handler")?,
+        attempt: row.try_get::<_, i32>("attempt")?.cast_unsigned(),
+        failures: row.try_get::<_, i32>("failures")?.cast_unsigned(),
+        expires_in: row.try_get::<_, Option<f64>>("expires_in")?.map(seconds),
+    })
+}
+
+fn texts(handlers: &[Arc<str>]) -> Vec<&str> {
+    handlers.iter().map(|handler| &**handler).collect()
+}
+
+fn pairs(rows: &[Row]) -> Pairs {
+    rows.iter().map(|row| (EventId(row.get("event_id")), row.get("handler"))).collect()
+}
