@@ -2,6 +2,7 @@
 //!
 //! Everything here is pure: the random number is an argument, and no clock is read.
 
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -68,7 +69,8 @@ pub fn excerpt(text: &str) -> String {
         kept.truncate(end);
     }
     if end < text.len() {
-        kept.push_str(&format!("… ({} bytes in all)", text.len()));
+        // Writing to a string cannot fail.
+        let _ = write!(kept, "… ({} bytes in all)", text.len());
     }
     kept
 }

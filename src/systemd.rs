@@ -52,9 +52,7 @@ pub fn status(status: &str) {
 
 /// The configuration is being read again; [`ready`] ends it.
 pub fn reloading() {
-    let state = NotifyState::monotonic_usec_now();
-    let mut states = vec![NotifyState::Reloading];
-    states.extend(state);
+    let states: Vec<_> = [NotifyState::Reloading].into_iter().chain(NotifyState::monotonic_usec_now()).collect();
     tell(&states);
 }
 

@@ -177,9 +177,10 @@ impl Lane {
 
     /// Takes an event that was read behind the position; one that is not due yet is written down at once.
     pub fn offer(&mut self, event: &Arc<Event>, logged: &Offer, now: Instant, steps: &mut Vec<Step>) {
+        let window = Some(self.windows.offer());
         let ticket = self.insert(Delivery {
             event: Arc::clone(event),
-            window: Some(self.windows.offer()),
+            window,
             attempt: 0,
             failures: 0,
             has_row: false,

@@ -13,23 +13,23 @@ use crate::handler::Handler;
 use crate::outcome::{Failure, Outcome};
 
 /// The attempts that run.
-pub struct Runner<T> {
+pub(super) struct Runner<T> {
     tasks: JoinSet<(T, Outcome)>,
 }
 
 impl<T: Send + 'static> Runner<T> {
     #[must_use]
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self { tasks: JoinSet::new() }
     }
 
     /// Starts one attempt; `ticket` comes back with its outcome.
-    pub fn start(&mut self, ticket: T, handler: Arc<dyn Handler>, attempt: Attempt, timeout: Duration) {
+    pub(super) fn start(&mut self, ticket: T, handler: Arc<dyn Handler>, attempt: Attempt, timeout: Duration) {
         self.tasks.spawn(async move { (ticket, run(&*handler, &attempt, timeout).await) });
     }
 
     /// Waits for the next attempt to end. Pending for ever while nothing runs.
-    pub async fn ended(&mut self) -> (T, Outcome) {
+    pub(super) async fn ended(&mut self) -> (T, Outcome) {
         loop {
             match self.tasks.join_next().await {
                 Some(Ok(ended)) => return ended,
@@ -41,17 +41,12 @@ impl<T: Send + 'static> Runner<T> {
     }
 
     /// An attempt that has ended already, if there is one.
-    pub fn try_ended(&mut self) -> Option<(T, Outcome)> {
+    pub(super) fn try_ended(&mut self) -> Option<(T, Outcome)> {
         self.tasks.try_join_next().and_then(Result::ok)
     }
 
-    #[must_use]
-    pub fn running(&self) -> usize {
-        self.tasks.len()
-    }
-
     /// Ends every attempt now and waits until they are gone.
-    pub async fn cut_off(&mut self) {
+    pub(super) async fn cut_off(&mut self) {
         self.tasks.shutdown().await;
     }
 }

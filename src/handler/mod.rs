@@ -4,6 +4,8 @@
 pub mod answer;
 pub mod command;
 pub mod http;
+pub mod native;
+pub mod sql;
 #[cfg(test)]
 mod tests;
 

@@ -145,7 +145,7 @@ impl Store {
     ) -> Result<(Vec<Logged>, Option<Snapshot>, bool), Error> {
         let name = sql.name;
         let statement = self.prepare(&sql).await?;
-        let stream = self.client.query_raw(&statement, params.iter().copied()).await.map_err(failed(name))?;
+        let stream = self.session.client.query_raw(&statement, params.iter().copied()).await.map_err(failed(name))?;
         pin_mut!(stream);
         let (mut events, mut snapshot, mut bytes) = (Vec::new(), None, 0);
         while let Some(row) = stream.try_next().await.map_err(failed(name))? {

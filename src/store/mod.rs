@@ -4,12 +4,14 @@
 
 use std::collections::HashMap;
 use std::error::Error as _;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use bytes::{BufMut as _, BytesMut};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, to_sql_checked};
-use tokio_postgres::{Client, GenericClient, Row, Statement};
+use tokio_postgres::{GenericClient, Row, Statement};
+
+use crate::postgres::Session;
 
 pub mod inspect;
 pub mod log;
@@ -33,7 +35,7 @@ pub(crate) use sql;
 
 /// One session with PostgreSQL and the statements it has prepared.
 pub struct Store {
-    client: Client,
+    session: Session,
     prepared: Mutex<HashMap<&'static str, Statement>>,
 }
 
@@ -102,8 +104,13 @@ type Params<'a> = &'a [&'a (dyn ToSql + Sync)];
 impl Store {
     /// Takes a session that was just made.
     #[must_use]
-    pub fn new(client: Client) -> Self {
-        Self { client, prepared: Mutex::default() }
+    pub fn new(session: Session) -> Self {
+        Self { session, prepared: Mutex::default() }
+    }
+
+    /// Ends when the session does, with the reason.
+    pub fn closed(&self) -> impl Future<Output = Arc<str>> + Send + use<> {
+        self.session.closed()
     }
 
     async fn prepare(&self, sql: &Sql) -> Result<Statement, Error> {
@@ -114,7 +121,7 @@ impl Store {
         if let Some(statement) = known(self) {
             return Ok(statement);
         }
-        let statement = self.client.prepare(sql.text).await.map_err(failed(sql.name))?;
+        let statement = self.session.client.prepare(sql.text).await.map_err(failed(sql.name))?;
         let mut prepared = self.prepared.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         prepared.insert(sql.name, statement.clone());
         Ok(statement)
@@ -122,27 +129,27 @@ impl Store {
 
     async fn query(&self, sql: Sql, params: Params<'_>) -> Result<Vec<Row>, Error> {
         let statement = self.prepare(&sql).await?;
-        self.client.query(&statement, params).await.map_err(failed(sql.name))
+        self.session.client.query(&statement, params).await.map_err(failed(sql.name))
     }
 
     async fn query_one(&self, sql: Sql, params: Params<'_>) -> Result<Row, Error> {
         let statement = self.prepare(&sql).await?;
-        self.client.query_one(&statement, params).await.map_err(failed(sql.name))
+        self.session.client.query_one(&statement, params).await.map_err(failed(sql.name))
     }
 
     async fn query_opt(&self, sql: Sql, params: Params<'_>) -> Result<Option<Row>, Error> {
         let statement = self.prepare(&sql).await?;
-        self.client.query_opt(&statement, params).await.map_err(failed(sql.name))
+        self.session.client.query_opt(&statement, params).await.map_err(failed(sql.name))
     }
 
     async fn execute(&self, sql: Sql, params: Params<'_>) -> Result<u64, Error> {
         let statement = self.prepare(&sql).await?;
-        self.client.execute(&statement, params).await.map_err(failed(sql.name))
+        self.session.client.execute(&statement, params).await.map_err(failed(sql.name))
     }
 
     /// BEGIN, COMMIT, ROLLBACK and session settings: what has no parameters and no result.
     async fn command(&self, name: &'static str, text: &'static str) -> Result<(), Error> {
-        self.client.batch_execute(text).await.map_err(failed(name))
+        self.session.client.batch_execute(text).await.map_err(failed(name))
     }
 
     /// Opens a transaction on this session; it must be ended by [`Self::commit`] or [`Self::rollback`].

@@ -25,12 +25,11 @@ pub async fn finish(
     attempt: &Attempt,
     ran: Duration,
     result: Option<&Value>,
-    has_row: bool,
 ) -> Result<bool, Error> {
     let (event, number) = (attempt.event.id.0, attempt.number.cast_signed());
     let handler = &*attempt.handler;
     let left = execute_on(transaction, sql!("leave_open"), &[&event, &handler, &number]).await?;
-    if has_row && left == 0 {
+    if attempt.has_row && left == 0 {
         return Ok(false);
     }
     let ran = i64::try_from(ran.as_micros()).unwrap_or(i64::MAX);

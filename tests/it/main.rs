@@ -1,1 +1,8 @@
-fn main() {}
+//! Every test that needs more than one module, in one binary. A file is a promise; `harness` starts the server.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a helper of a test fails like a test: by a panic")]
+
+mod connect;
+mod harness;
+mod migrate;
+mod throwaway;

@@ -1,0 +1,82 @@
+//! The janitor: partitions ahead, old checkpoints and dedup keys away, and the sweep that compares the log with what is
+//! settled. It works beside the leader on a session of its own, which it keeps only while it works.
+
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+
+use super::{Context, Positions};
+use crate::observe::Observation;
+use crate::store::Store;
+
+/// Between two rounds.
+const ROUND_EVERY: Duration = Duration::from_secs(60);
+/// Ids compared in one statement.
+const SWEEP_IDS: i64 = 10_000;
+/// Statements of the sweep in one round, after the first round, which goes over the whole log.
+const SWEEP_STATEMENTS: usize = 10;
+
+type Failed = Box<dyn std::error::Error + Send + Sync>;
+
+/// Works until it is dropped.
+pub(super) async fn run(context: &Context, mut positions: watch::Receiver<Positions>) {
+    let mut sweep = Sweep { next: None, statements: usize::MAX };
+    loop {
+        let round = round(context, &mut positions, &mut sweep).await;
+        if let Err(error) = round {
+            context.observer.tell(&Observation::Hiccup { doing: "housekeeping", error: error.to_string() });
+        }
+        tokio::time::sleep(ROUND_EVERY).await;
+    }
+}
+
+async fn round(
+    context: &Context,
+    positions: &mut watch::Receiver<Positions>,
+    sweep: &mut Sweep,
+) -> Result<(), Failed> {
+    let store = Store::new(context.target.connect("janitor").await?);
+    store.add_partitions().await?;
+    store.trim_position().await?;
+    store.trim_dedup().await?;
+    // Nothing can be compared before the leader has said how far each handler is.
+    positions.wait_for(|positions| !positions.is_empty()).await?;
+    sweep.run(context, &store, positions).await
+}
+
+/// Where the sweep is.
+struct Sweep {
+    /// The next id to compare; `None`: begin at the lowest.
+    next: Option<i64>,
+    statements: usize,
+}
+
+impl Sweep {
+    async fn run(
+        &mut self,
+        context: &Context,
+        store: &Store,
+        positions: &watch::Receiver<Positions>,
+    ) -> Result<(), Failed> {
+        let Some((lowest, highest)) = store.log_bounds().await? else { return Ok(()) };
+        let statements = std::mem::replace(&mut self.statements, SWEEP_STATEMENTS);
+        for _ in 0..statements {
+            let from = self.next.unwrap_or(lowest).max(lowest);
+            let to = from.saturating_add(SWEEP_IDS);
+            let finished = positions.borrow().clone();
+            let began = Instant::now();
+            let deliveries = store.sweep(from, to, &finished).await?;
+            if deliveries > 0 {
+                context.observer.tell(&Observation::SweepFound { deliveries });
+                store.ring().await?;
+            }
+            self.next = (to <= highest).then_some(to);
+            if self.next.is_none() {
+                break;
+            }
+            // Half of the time at most, so that the first round does not take a core from those who work.
+            tokio::time::sleep(began.elapsed()).await;
+        }
+        Ok(())
+    }
+}

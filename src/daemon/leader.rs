@@ -1,0 +1,123 @@
+//! Leadership: one daemon dispatches, the one whose session holds an advisory lock. Others stand by.
+//!
+//! PostgreSQL drops the lock when the session ends, so a dead leader is followed within a second. A leader that is
+//! frozen or cut off keeps its session; when it has said nothing for too long, a standby ends that session, which frees
+//! the lock and fences the old leader in one act, because it writes on that session only.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+
+use super::read::Earlier;
+use super::term::Links;
+use super::{Context, registrations};
+use crate::observe::Observation;
+use crate::postgres::{ConnectError, MigrateError, SchemaStatus, Session, migrate};
+use crate::store::{Error, Store};
+use crate::systemd;
+
+/// Between two tries for the lock.
+const TRY_EVERY: Duration = Duration::from_secs(1);
+/// A leader speaks every five seconds; one that is silent for so long is frozen or cut off.
+const SILENT_MAX: Duration = Duration::from_secs(10);
+
+/// Why the lead could not be taken.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum LeadError {
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    #[error(transparent)]
+    Migrate(#[from] MigrateError),
+    #[error(transparent)]
+    Store(Error),
+    /// Trying again does not help.
+    #[error("{0}")]
+    Setup(String),
+}
+
+impl From<Error> for LeadError {
+    fn from(error: Error) -> Self {
+        // 42501: insufficient_privilege.
+        if error.code().is_some_and(|code| code.code() == "42501") {
+            return Self::Setup(format!(
+                "the daemon's role lacks a right: {error}. Run the daemon as the role that ran `outboxd migrate`, \
+                 or grant this role ALL on schema outbox and on its tables, sequences and functions"
+            ));
+        }
+        Self::Store(error)
+    }
+}
+
+/// Connects, waits until the lock is ours, and prepares a term.
+pub(super) async fn take(context: &Context) -> Result<Links, LeadError> {
+    let target = &context.target;
+    let session = target.connect("leader").await?;
+    for text in target.warnings().iter().chain(&session.warnings) {
+        context.observer.tell(&Observation::Notice { text: text.clone() });
+    }
+    check_schema(&session).await?;
+    let leader = Store::new(session);
+    stand_by(context, &leader).await?;
+
+    // LISTEN is committed before anything is read: what happens from here on is heard.
+    let wake = Arc::new(Notify::new());
+    let bell = Store::new(target.listen("bell", Arc::clone(&wake)).await?);
+    bell.listen().await?;
+    let tail = Store::new(target.connect("tail").await?);
+    tail.pin_plans().await?;
+
+    let installation = leader.installation().await?;
+    if !installation.same_cluster {
+        let restamped = leader.adopt_cluster().await?;
+        let (stored, found) = (installation.stored, installation.found);
+        context.observer.tell(&Observation::ClusterChanged { stored, found, restamped });
+    }
+    leader.set_dedup_window(context.daemon.dedup_window).await?;
+    let handlers = context.handlers();
+    let limits: Vec<_> =
+        handlers.iter().map(|spec| (Arc::clone(&spec.name), spec.delivery.retry.max_attempts)).collect();
+    let deliveries = leader.recover_running(&limits, "the daemon ended while this attempt ran").await?;
+    if deliveries > 0 {
+        context.observer.tell(&Observation::Recovered { deliveries });
+    }
+    // After the lock: whatever an earlier leader has settled is visible in this snapshot.
+    let (snapshot, last_id) = leader.snapshot().await?;
+    for handler in leader.register(&registrations(&handlers), &snapshot).await? {
+        context.observer.tell(&Observation::HandlerAbsent { handler });
+    }
+    let names: Vec<_> = handlers.iter().map(|spec| Arc::clone(&spec.name)).collect();
+    let checkpoints = leader.load_position(&names).await?;
+    let earlier = Earlier { snapshot, last_id };
+    Ok(Links { leader, tail, bell, wake, installation: installation.id, earlier, checkpoints })
+}
+
+async fn check_schema(session: &Session) -> Result<(), LeadError> {
+    match migrate::status(&session.client).await? {
+        SchemaStatus::Current => Ok(()),
+        status => Err(LeadError::Setup(status.to_string())),
+    }
+}
+
+/// Returns when this session leads.
+async fn stand_by(context: &Context, store: &Store) -> Result<(), LeadError> {
+    let mut told = None;
+    while !store.lead().await? {
+        context.progress.made(Instant::now());
+        if let Some(leader) = store.leader().await? {
+            if told != Some(leader.pid) {
+                told = Some(leader.pid);
+                let text = format!("session {} from {}", leader.pid, leader.address);
+                systemd::ready(&format!("standing by: {text} leads"));
+                context.observer.tell(&Observation::StandingBy { leader: text });
+            }
+            if let Some(silent) = leader.silent.filter(|&silent| silent > SILENT_MAX) {
+                store.depose(leader.pid).await?;
+                context.observer.tell(&Observation::Deposed { pid: leader.pid, silent });
+                continue;
+            }
+        }
+        tokio::time::sleep(TRY_EVERY).await;
+    }
+    Ok(())
+}

@@ -1,0 +1,372 @@
+//! The daemon: leader → bell → tail → lane → runner → settle, in the order in which data flows; the janitor aside.
+//!
+//! [`Daemon::run`] is one loop: take the lead, lead until the database is lost or the daemon stops, begin again.
+
+pub mod bell;
+mod change;
+mod janitor;
+pub mod lane;
+mod leader;
+mod read;
+mod runner;
+pub mod settle;
+pub mod tail;
+mod term;
+pub mod windows;
+
+use std::future::Future;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use self::leader::LeadError;
+use self::term::End;
+use crate::config::{Config, DaemonConfig, DeliveryConfig, HandlerConfig, Kind};
+use crate::event::{Attempt, Event};
+use crate::handler::command::CommandHandler;
+use crate::handler::http::HttpHandler;
+use crate::handler::native::{IntoOutcome, Native, OfEvent};
+use crate::handler::sql::SqlHandler;
+use crate::handler::{Handler, http};
+use crate::observe::{Observation, Observer};
+use crate::postgres::{ConnectError, Target};
+use crate::snapshot::Snapshot;
+use crate::store::registry::Registration;
+use crate::systemd::{self, Watchdog};
+use crate::topic::{Pattern, PatternError};
+
+/// Between two attempts to connect: doubled from the first to the second, with full jitter on top of the first.
+const RECONNECT_MIN: Duration = Duration::from_millis(100);
+const RECONNECT_MAX: Duration = Duration::from_secs(5);
+
+/// The finished position of every handler, for the janitor's sweep.
+type Positions = Vec<(String, Snapshot)>;
+
+/// One handler as the daemon runs it.
+#[derive(Clone)]
+struct HandlerSpec {
+    name: Arc<str>,
+    kind: &'static str,
+    delivery: DeliveryConfig,
+    /// What it is called with, for the operator; no secrets.
+    calls: serde_json::Value,
+    handler: Arc<dyn Handler>,
+}
+
+/// The next configuration.
+struct Reload(Arc<[HandlerSpec]>);
+
+/// What every part of the daemon shares.
+struct Context {
+    target: Target,
+    daemon: DaemonConfig,
+    observer: Observer,
+    progress: Watchdog,
+    handlers: Mutex<Arc<[HandlerSpec]>>,
+}
+
+/// A daemon, ready to run.
+pub struct Daemon {
+    context: Context,
+    http: reqwest::Client,
+    pool: deadpool_postgres::Pool,
+    /// Handlers written in Rust; a reload leaves them as they are.
+    native: Vec<HandlerSpec>,
+    reloads: (mpsc::Sender<Config>, mpsc::Receiver<Config>),
+}
+
+/// Hands a running daemon another configuration.
+#[derive(Clone)]
+pub struct Reloader(mpsc::Sender<Config>);
+
+/// Why a daemon could not be built or could not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    #[error("handler {name}: {source}")]
+    Pattern { name: String, source: PatternError },
+    #[error("two handlers have the name {0}")]
+    SameName(String),
+    #[error("the HTTP client could not be set up: {0}")]
+    Http(#[source] reqwest::Error),
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// The database is not as the daemon needs it; trying again does not help.
+    #[error("{0}")]
+    Setup(String),
+}
+
+impl Daemon {
+    #[must_use]
+    pub fn builder() -> DaemonBuilder {
+        DaemonBuilder::default()
+    }
+
+    /// Takes another configuration while [`Self::run`] runs.
+    #[must_use]
+    pub fn reloader(&self) -> Reloader {
+        Reloader(self.reloads.0.clone())
+    }
+
+    /// Dispatches until `stop` is cancelled, then drains: what runs may end, for at most `drain_timeout`.
+    ///
+    /// # Errors
+    /// If the database cannot be reached or is not set up at the start. Later it is tried again for ever.
+    pub async fn run(self, stop: CancellationToken) -> Result<(), DaemonError> {
+        let Self { context, http, pool, native, reloads: (_sender, mut configs) } = self;
+        let (sender, mut reloads) = mpsc::channel(1);
+        let build = async {
+            while let Some(config) = configs.recv().await {
+                match specs(&config.handlers, &native, &http, &pool) {
+                    Ok(specs) => {
+                        *context.handlers.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&specs);
+                        let _ = sender.send(Reload(specs)).await;
+                    }
+                    Err(error) => {
+                        context.observer.tell(&Observation::ReloadRefused { error: error.to_string() });
+                    }
+                }
+            }
+        };
+        tokio::select! {
+            result = terms(&context, &mut reloads, &stop) => result,
+            () = build => std::future::pending().await,
+        }
+    }
+}
+
+/// Term after term.
+async fn terms(
+    context: &Context,
+    reloads: &mut mpsc::Receiver<Reload>,
+    stop: &CancellationToken,
+) -> Result<(), DaemonError> {
+    let mut pause = RECONNECT_MIN;
+    let mut first = true;
+    loop {
+        let taken = tokio::select! {
+            taken = leader::take(context) => taken,
+            () = stop.cancelled() => {
+                context.observer.tell(&Observation::Drained { cut_off: 0 });
+                return Ok(());
+            }
+        };
+        let reason = match taken {
+            Ok(links) => {
+                context.observer.tell(&Observation::Leading);
+                systemd::ready("leading");
+                pause = RECONNECT_MIN;
+                let (positions, watched) = watch::channel(Positions::new());
+                // The janitor works beside the term and ends with it.
+                let end = tokio::select! {
+                    end = term::lead(context, links, reloads, &positions, stop) => end,
+                    () = janitor::run(context, watched) => End::Lost("the janitor ended".to_owned()),
+                };
+                match end {
+                    End::Stopped { cut_off } => {
+                        context.observer.tell(&Observation::Drained { cut_off });
+                        return Ok(());
+                    }
+                    End::Lost(reason) if stop.is_cancelled() => {
+                        context.observer.tell(&Observation::Hiccup { doing: "the last writes", error: reason });
+                        context.observer.tell(&Observation::Drained { cut_off: 0 });
+                        return Ok(());
+                    }
+                    End::Lost(reason) => reason,
+                }
+            }
+            Err(LeadError::Setup(reason)) => return Err(DaemonError::Setup(reason)),
+            Err(LeadError::Connect(error)) if first => return Err(error.into()),
+            Err(error) => error.to_string(),
+        };
+        first = false;
+        let jittered = RECONNECT_MIN + pause.mul_f64(fastrand::f64());
+        context.observer.tell(&Observation::TermEnded { reason, pause: jittered });
+        systemd::status("connecting again");
+        pause = (pause * 2).min(RECONNECT_MAX);
+        tokio::select! {
+            () = tokio::time::sleep(jittered) => {}
+            () = stop.cancelled() => {}
+        }
+    }
+}
+
+impl Reloader {
+    /// Gives the daemon another configuration; what runs goes on. `false` when the daemon has ended.
+    pub async fn reload(&self, config: Config) -> bool {
+        self.0.send(config).await.is_ok()
+    }
+}
+
+impl Context {
+    fn handlers(&self) -> Arc<[HandlerSpec]> {
+        Arc::clone(&self.handlers.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Puts a [`Daemon`] together.
+#[derive(Default)]
+pub struct DaemonBuilder {
+    config: Config,
+    target: Option<Target>,
+    url: Option<String>,
+    observer: Observer,
+    native: Vec<(String, Vec<String>, Option<DeliveryConfig>, Arc<dyn Handler>)>,
+}
+
+impl DaemonBuilder {
+    /// The daemon's settings, and the handlers of a configuration file beside those written in Rust.
+    #[must_use]
+    pub fn config(mut self, config: Config) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// Where PostgreSQL is, as a URL. Without it: the environment and the configuration, as for the binary.
+    #[must_use]
+    pub fn database(mut self, url: impl Into<String>) -> Self {
+        self.url = Some(url.into());
+        self
+    }
+
+    /// Where PostgreSQL is.
+    #[must_use]
+    pub fn target(mut self, target: Target) -> Self {
+        self.target = Some(target);
+        self
+    }
+
+    /// Who else is told what happens.
+    #[must_use]
+    pub fn observer(mut self, observer: Observer) -> Self {
+        self.observer = observer;
+        self
+    }
+
+    /// A handler written in Rust, with the default concurrency, time-out and retries. Topics are patterns: `*` is one
+    /// word, `#` any number of words. An error it returns is a failed attempt; see [`IntoOutcome`] for more.
+    #[must_use]
+    pub fn handler<F, Fut>(
+        mut self,
+        name: impl Into<String>,
+        topics: impl IntoIterator<Item = impl Into<String>>,
+        handle: F,
+    ) -> Self
+    where
+        F: Fn(Event) -> Fut + Send + Sync + 'static,
+        Fut: Future + Send + 'static,
+        Fut::Output: IntoOutcome,
+    {
+        let topics = topics.into_iter().map(Into::into).collect();
+        self.native.push((name.into(), topics, None, Arc::new(OfEvent(handle))));
+        self
+    }
+
+    /// A handler written in Rust with its own settings, which is told the attempt and its idempotency key too.
+    #[must_use]
+    pub fn handler_with<F, Fut>(mut self, name: impl Into<String>, delivery: DeliveryConfig, handle: F) -> Self
+    where
+        F: Fn(Attempt) -> Fut + Send + Sync + 'static,
+        Fut: Future + Send + 'static,
+        Fut::Output: IntoOutcome,
+    {
+        self.native.push((name.into(), Vec::new(), Some(delivery), Arc::new(Native(handle))));
+        self
+    }
+
+    /// # Errors
+    /// If a name or a pattern is not one, or the settings for the connection are wrong.
+    pub fn build(self) -> Result<Daemon, DaemonError> {
+        let env = |name: &str| std::env::var(name).ok();
+        let Self { config, target, url, observer, native } = self;
+        let target = match target {
+            Some(target) => target,
+            None => Target::resolve(url.as_deref(), config.daemon.database_url.as_ref(), &env)?,
+        };
+        let native = native.into_iter().map(native_spec).collect::<Result<Vec<_>, _>>()?;
+        let http = http::client().map_err(DaemonError::Http)?;
+        let pool = target.pool(config.daemon.pool_size)?;
+        let handlers = specs(&config.handlers, &native, &http, &pool)?;
+        let context = Context {
+            target,
+            daemon: config.daemon,
+            observer,
+            progress: Watchdog::from_env(),
+            handlers: Mutex::new(handlers),
+        };
+        Ok(Daemon { context, http, pool, native, reloads: mpsc::channel(1) })
+    }
+}
+
+fn native_spec(
+    (name, topics, delivery, handler): (String, Vec<String>, Option<DeliveryConfig>, Arc<dyn Handler>),
+) -> Result<HandlerSpec, DaemonError> {
+    let delivery = match delivery {
+        Some(delivery) => delivery,
+        None => {
+            let topics = topics.iter().map(|topic| topic.parse::<Pattern>()).collect::<Result<_, _>>();
+            DeliveryConfig::new(topics.map_err(|source| DaemonError::Pattern { name: name.clone(), source })?)
+        }
+    };
+    Ok(HandlerSpec { name: name.into(), kind: Kind::Native.as_str(), delivery, calls: serde_json::json!({}), handler })
+}
+
+/// The handlers of a configuration and those written in Rust, in the order of their names.
+fn specs(
+    configs: &[HandlerConfig],
+    native: &[HandlerSpec],
+    http: &reqwest::Client,
+    pool: &deadpool_postgres::Pool,
+) -> Result<Arc<[HandlerSpec]>, DaemonError> {
+    let spec = |config: &HandlerConfig| {
+        let (calls, handler): (_, Arc<dyn Handler>) = match &config.kind {
+            Kind::Http(kind) => {
+                // A query may hold a token.
+                let mut url = kind.url.clone();
+                url.set_query(None);
+                (serde_json::json!({ "url": url.as_str() }), Arc::new(HttpHandler::new(kind, http.clone())))
+            }
+            Kind::Command(kind) => {
+                (serde_json::json!({ "program": kind.argv.first() }), Arc::new(CommandHandler::new(kind)))
+            }
+            Kind::Sql(kind) => {
+                let function = format!("{}.{}", kind.schema, kind.function);
+                (serde_json::json!({ "function": function }), Arc::new(SqlHandler::new(kind, pool.clone())))
+            }
+            Kind::Native => return None,
+        };
+        let (name, kind) = (Arc::clone(&config.name), config.kind.as_str());
+        Some(HandlerSpec { name, kind, delivery: config.delivery.clone(), calls, handler })
+    };
+    let mut specs: Vec<HandlerSpec> = configs.iter().filter_map(spec).chain(native.iter().cloned()).collect();
+    specs.sort_by(|a, b| a.name.cmp(&b.name));
+    if let Some(pair) = specs.windows(2).find(|pair| pair[0].name == pair[1].name) {
+        return Err(DaemonError::SameName(pair[0].name.to_string()));
+    }
+    Ok(specs.into())
+}
+
+/// The handlers as `outbox.handler` keeps them.
+fn registrations(specs: &[HandlerSpec]) -> Vec<Registration> {
+    let registration = |spec: &HandlerSpec| {
+        let DeliveryConfig { topics, concurrency, timeout, retry, start } = &spec.delivery;
+        Registration {
+            name: Arc::clone(&spec.name),
+            topics: topics.iter().map(ToString::to_string).collect(),
+            kind: spec.kind,
+            settings: serde_json::json!({
+                "calls": spec.calls,
+                "concurrency": concurrency,
+                "timeout_seconds": timeout.as_secs_f64(),
+                "retry": {
+                    "max_attempts": retry.max_attempts,
+                    "base_seconds": retry.base.as_secs_f64(),
+                    "max_seconds": retry.max.as_secs_f64(),
+                },
+            }),
+            beginning: *start == crate::config::Start::Beginning,
+        }
+    };
+    specs.iter().map(registration).collect()
+}

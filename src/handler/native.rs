@@ -1,0 +1,66 @@
+//! Handlers written in Rust, for programs that embed the daemon.
+
+use std::fmt::Display;
+use std::future::Future;
+
+use super::{Handler, OutcomeFuture};
+use crate::event::{Attempt, Event};
+use crate::outcome::{Failure, Outcome};
+
+/// What a Rust handler may return.
+pub trait IntoOutcome {
+    fn into_outcome(self) -> Outcome;
+}
+
+impl IntoOutcome for () {
+    /// It succeeded.
+    fn into_outcome(self) -> Outcome {
+        Outcome::Done { result: None }
+    }
+}
+
+impl IntoOutcome for Outcome {
+    fn into_outcome(self) -> Outcome {
+        self
+    }
+}
+
+impl<T: IntoOutcome, E: Display> IntoOutcome for Result<T, E> {
+    /// An error is a failed attempt, which runs again by the retry policy.
+    fn into_outcome(self) -> Outcome {
+        match self {
+            Ok(value) => value.into_outcome(),
+            Err(error) => Outcome::Retry { after: None, failure: Failure::new(error.to_string()) },
+        }
+    }
+}
+
+/// A function that takes an [`Attempt`].
+pub(crate) struct Native<F>(pub(crate) F);
+
+impl<F, Fut> Handler for Native<F>
+where
+    F: Fn(Attempt) -> Fut + Send + Sync + 'static,
+    Fut: Future + Send + 'static,
+    Fut::Output: IntoOutcome,
+{
+    fn run<'a>(&'a self, attempt: &'a Attempt) -> OutcomeFuture<'a> {
+        let running = (self.0)(attempt.clone());
+        Box::pin(async move { running.await.into_outcome() })
+    }
+}
+
+/// A function that takes only the event.
+pub(crate) struct OfEvent<F>(pub(crate) F);
+
+impl<F, Fut> Handler for OfEvent<F>
+where
+    F: Fn(Event) -> Fut + Send + Sync + 'static,
+    Fut: Future + Send + 'static,
+    Fut::Output: IntoOutcome,
+{
+    fn run<'a>(&'a self, attempt: &'a Attempt) -> OutcomeFuture<'a> {
+        let running = (self.0)(Event::clone(&attempt.event));
+        Box::pin(async move { running.await.into_outcome() })
+    }
+}

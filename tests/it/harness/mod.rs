@@ -1,0 +1,31 @@
+//! What the tests stand on: one PostgreSQL for the run, a migrated database for each test, and waiting for facts.
+
+mod cluster;
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+pub(crate) use cluster::{Database, cluster};
+
+/// The longest a fact may take to come true on a machine that is busy with other things.
+const FACT_MAX: Duration = Duration::from_secs(20);
+
+/// Waits until `fact` is true; panics with `what` if it never is.
+#[track_caller]
+pub(crate) fn until<F, T>(what: &str, mut fact: F) -> impl Future<Output = ()>
+where
+    F: FnMut() -> T,
+    T: Future<Output = bool>,
+{
+    let caller = std::panic::Location::caller();
+    async move {
+        let started = Instant::now();
+        let mut pause = Duration::from_millis(2);
+        while !fact().await {
+            assert!(started.elapsed() < FACT_MAX, "{caller}: not within {FACT_MAX:?}: {what}");
+            sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_millis(50));
+        }
+    }
+}
