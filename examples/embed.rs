@@ -45,7 +45,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let app = target.connect("app").await?;
     for name in ["Ada", "Grace", "Edsger", "Barbara", "Donald", "Radia", "Tony", "Leslie", "Jim", "Michael"] {
         let payload = serde_json::json!({ "name": name });
-        app.client.execute("INSERT INTO outbox.event (topic, payload) VALUES ('user.registered', $1)", &[&payload]).await?;
+        app.client
+            .execute("INSERT INTO outbox.event (topic, payload) VALUES ('user.registered', $1)", &[&payload])
+            .await?;
     }
     for _ in 0..10 {
         println!("hello {}", greetings.recv().await.unwrap_or_default());

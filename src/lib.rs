@@ -23,18 +23,18 @@
 //! In the order in which data flows; a module uses those above it and nothing below.
 //! See ARCHITECTURE.md for what each does and what it knows nothing of.
 
-pub mod topic;
-pub mod event;
-pub mod snapshot;
-pub mod outcome;
-pub mod observe;
-pub mod config;
-pub mod postgres;
-pub mod store;
-pub mod handler;
-pub mod systemd;
-pub mod daemon;
 pub mod cli;
+pub mod config;
+pub mod daemon;
+pub mod event;
+pub mod handler;
+pub mod observe;
+pub mod outcome;
+pub mod postgres;
+pub mod snapshot;
+pub mod store;
+pub mod systemd;
+pub mod topic;
 
 pub use config::Config;
 pub use daemon::{Daemon, DaemonBuilder};

@@ -2,6 +2,9 @@
 
 use std::process::ExitCode;
 
+use clap::Parser as _;
+use outboxd::cli::Cli;
+
 fn main() -> ExitCode {
-    ExitCode::SUCCESS
+    Cli::parse().run()
 }

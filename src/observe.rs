@@ -148,14 +148,18 @@ impl Observation {
             Self::HandlerAbsent { handler } => {
                 warn!(handler, "registered but not in the configuration; `outboxd forget` removes it");
             }
-            Self::PollFound { events } => warn!(events, "the poll found events nobody rang for; is the trigger enabled?"),
+            Self::PollFound { events } => {
+                warn!(events, "the poll found events nobody rang for; is the trigger enabled?")
+            }
             Self::FellBehind { handler } => debug!(%handler, "fell behind, reads for itself"),
             Self::CaughtUp { handler } => debug!(%handler, "caught up"),
             Self::SweepFound { deliveries } => warn!(deliveries, "the sweep found deliveries the tail never saw"),
             Self::Refused { event, handler, attempt } => {
                 warn!(%event, %handler, attempt, "outcome refused: the delivery was settled by somebody else");
             }
-            Self::Unwritable { event, handler, error } => error!(%event, %handler, error, "a state could not be written"),
+            Self::Unwritable { event, handler, error } => {
+                error!(%event, %handler, error, "a state could not be written")
+            }
             Self::Reloaded { handlers } => info!(handlers, "configuration reloaded"),
             Self::ReloadRefused { error } => error!(error, "configuration not reloaded, the old one stays"),
             Self::Draining { running } => info!(running, "stopping: waiting for running attempts"),

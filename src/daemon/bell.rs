@@ -106,8 +106,7 @@ impl Bell {
             Mode::Awake { .. } => Some(now + READ_PAUSE),
             Mode::Drowsy { since, producers } => {
                 producers.retain(|&xid| !snapshot.sees(xid));
-                (!producers.is_empty())
-                    .then(|| now + ((now - *since) / 16).clamp(DROWSY_PAUSE_MIN, DROWSY_PAUSE_MAX))
+                (!producers.is_empty()).then(|| now + ((now - *since) / 16).clamp(DROWSY_PAUSE_MIN, DROWSY_PAUSE_MAX))
             }
             Mode::Asleep => None,
         };

@@ -30,11 +30,7 @@ pub(super) async fn run(context: &Context, mut positions: watch::Receiver<Positi
     }
 }
 
-async fn round(
-    context: &Context,
-    positions: &mut watch::Receiver<Positions>,
-    sweep: &mut Sweep,
-) -> Result<(), Failed> {
+async fn round(context: &Context, positions: &mut watch::Receiver<Positions>, sweep: &mut Sweep) -> Result<(), Failed> {
     let store = Store::new(context.target.connect("janitor").await?);
     store.add_partitions().await?;
     store.trim_position().await?;

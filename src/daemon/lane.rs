@@ -288,7 +288,8 @@ impl Lane {
     /// Running attempts that have lasted: each gets a row, so that SQL shows it and the position can move on.
     pub fn record(&mut self, now: Instant, steps: &mut Vec<Step>) {
         while let Some(&(began, ticket)) = self.began.front() {
-            let lasting = self.deliveries.get(&ticket).is_some_and(|d| d.running && !d.has_row && d.began == Some(began));
+            let lasting =
+                self.deliveries.get(&ticket).is_some_and(|d| d.running && !d.has_row && d.began == Some(began));
             if lasting && now < began + RECORD_AFTER {
                 break;
             }

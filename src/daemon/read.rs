@@ -48,10 +48,9 @@ pub(super) async fn ask(store: Arc<Store>, earlier: Arc<Earlier>, job: Job) -> R
         }
         Job::Read { read: Read::Head { cursor, limit, lanes }, handlers } => {
             let page = store.tail_head(&cursor, limit).await?;
-            let settled = settled(&store, &page, &handlers, |xid, id| {
-                earlier.snapshot.sees(xid) || id <= earlier.last_id
-            })
-            .await?;
+            let settled =
+                settled(&store, &page, &handlers, |xid, id| earlier.snapshot.sees(xid) || id <= earlier.last_id)
+                    .await?;
             Ok(Answer::Head { page, settled, lanes })
         }
         Job::Read { read: Read::Behind { lane, cursor, head, limit }, handlers } => {
@@ -69,8 +68,13 @@ async fn settled(
     handlers: &[Arc<str>],
     may_be: impl Fn(u64, i64) -> bool,
 ) -> Result<Settled, Error> {
-    let ids: Vec<i64> =
-        page.events.iter().map(|e| (e.xid, e.event.id.0)).filter(|&(xid, id)| may_be(xid, id)).map(|(_, id)| id).collect();
+    let ids: Vec<i64> = page
+        .events
+        .iter()
+        .map(|e| (e.xid, e.event.id.0))
+        .filter(|&(xid, id)| may_be(xid, id))
+        .map(|(_, id)| id)
+        .collect();
     if ids.is_empty() {
         return Ok(Settled::new());
     }

@@ -211,7 +211,14 @@ async fn write(store: &Store, writes: &[Write]) -> Result<Vec<usize>, Error> {
                 let fenced = write.has_row
                     && matches!(
                         write.ended,
-                        Ended::CutOff | Ended::Expired | Ended::Settled(Settlement::Done { .. } | Settlement::Retry { .. } | Settlement::Snooze { .. } | Settlement::Dead { .. })
+                        Ended::CutOff
+                            | Ended::Expired
+                            | Ended::Settled(
+                                Settlement::Done { .. }
+                                    | Settlement::Retry { .. }
+                                    | Settlement::Snooze { .. }
+                                    | Settlement::Dead { .. }
+                            )
                     );
                 fenced && !held.contains(&(write.event, write.handler.to_string()))
             };

@@ -87,12 +87,7 @@ impl Tail {
 
     /// What to read next: the head if there may be news, or a lane behind that has room, in turns. Lanes at the head
     /// without room fall behind, unless nobody there has room. `fell` is told which.
-    pub fn next(
-        &mut self,
-        news: bool,
-        room: impl Fn(LaneId) -> usize,
-        mut fell: impl FnMut(LaneId),
-    ) -> Option<Read> {
+    pub fn next(&mut self, news: bool, room: impl Fn(LaneId) -> usize, mut fell: impl FnMut(LaneId)) -> Option<Read> {
         let behind = self.next_behind(&room);
         if behind.is_some() && (self.head_read_last || !news) {
             return behind;

@@ -335,7 +335,8 @@ impl Term<'_> {
                     Read::Head { lanes, .. } => lanes.as_slice(),
                     Read::Behind { lane, .. } => std::slice::from_ref(lane),
                 };
-                let handlers = lanes.iter().filter_map(|lane| Some(Arc::clone(&self.slots.get(lane)?.spec.name))).collect();
+                let handlers =
+                    lanes.iter().filter_map(|lane| Some(Arc::clone(&self.slots.get(lane)?.spec.name))).collect();
                 Job::Read { read, handlers }
             }
         };

@@ -76,7 +76,9 @@ fn answered(returned: Option<Value>) -> Outcome {
     match answer::parse(text.as_bytes()) {
         Answer::Given(outcome) => outcome,
         Answer::Absent { .. } if text.len() > RESULT_BYTES_MAX => Outcome::Done {
-            result: Some(serde_json::json!({ "outboxd": format!("the result had {} bytes; at most {RESULT_BYTES_MAX} are kept", text.len()) })),
+            result: Some(
+                serde_json::json!({ "outboxd": format!("the result had {} bytes; at most {RESULT_BYTES_MAX} are kept", text.len()) }),
+            ),
         },
         Answer::Absent { .. } => Outcome::Done { result: Some(value) },
     }

@@ -179,4 +179,25 @@ impl Store {
         let rows = self.query(sql!("retryable"), &[&id]).await?;
         Ok(rows.iter().map(|row| row.get("handler")).collect())
     }
+
+    /// What the daemon needs and this role may not do, in words.
+    pub async fn missing_rights(&self) -> Result<Vec<String>, Error> {
+        Ok(self.query(sql!("missing_rights"), &[]).await?.iter().map(|row| row.get("missing")).collect())
+    }
+
+    /// Whether the trigger that rings the bell is there and enabled.
+    pub async fn trigger_enabled(&self) -> Result<bool, Error> {
+        Ok(self.query_one(sql!("trigger_enabled"), &[]).await?.get("enabled"))
+    }
+
+    /// Whether a connection pooler hands this session's statements to different server processes.
+    pub async fn is_pooled(&self) -> Result<bool, Error> {
+        let first: i32 = self.query_one(sql!("backend"), &[]).await?.get(0);
+        for _ in 0..3 {
+            if self.query_one(sql!("backend"), &[]).await?.get::<_, i32>(0) != first {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
 }

@@ -1,0 +1,16 @@
+-- The rights a daemon needs and this role has not. Result: what it may not do, in words.
+SELECT format('%s on %s', needed.privilege, needed.relation) AS missing
+FROM (
+    VALUES ('SELECT', 'outbox.event'), ('SELECT', 'outbox.done'), ('INSERT', 'outbox.done'),
+           ('SELECT', 'outbox.open'), ('INSERT', 'outbox.open'), ('UPDATE', 'outbox.open'), ('DELETE', 'outbox.open'),
+           ('INSERT', 'outbox.attempt'), ('SELECT', 'outbox.handler'), ('INSERT', 'outbox.handler'), ('UPDATE', 'outbox.handler'),
+           ('SELECT', 'outbox.position'), ('INSERT', 'outbox.position'), ('DELETE', 'outbox.position'),
+           ('SELECT', 'outbox.installation'), ('UPDATE', 'outbox.installation'),
+           ('SELECT', 'outbox.dedup'), ('DELETE', 'outbox.dedup')
+) AS needed (privilege, relation)
+WHERE NOT has_table_privilege(needed.relation, needed.privilege)
+UNION ALL
+SELECT 'set the sequence outbox.bell' WHERE NOT has_sequence_privilege('outbox.bell', 'UPDATE')
+UNION ALL
+SELECT 'make partitions of outbox.event, which only its owner may'
+WHERE NOT pg_has_role((SELECT relowner FROM pg_class WHERE oid = 'outbox.event'::regclass), 'USAGE')

@@ -1,0 +1,97 @@
+//! How a verb fails: one line and an exit code.
+
+use std::process::ExitCode;
+
+use crate::daemon::DaemonError;
+use crate::postgres::{ConnectError, MigrateError};
+use crate::store;
+
+/// A message for the operator and the code the process ends with.
+#[derive(Debug)]
+pub(super) struct Failure {
+    code: u8,
+    message: String,
+}
+
+impl Failure {
+    /// Something did not work.
+    pub(super) fn new(message: impl Into<String>) -> Self {
+        Self { code: 1, message: message.into() }
+    }
+
+    /// The configuration, or the database's set-up, is wrong: trying again does not help.
+    pub(super) fn config(message: impl Into<String>) -> Self {
+        Self { code: 78, message: message.into() }
+    }
+
+    /// Something that should not be possible.
+    pub(super) fn internal(message: impl Into<String>) -> Self {
+        Self { code: 70, message: message.into() }
+    }
+
+    /// Prints the message and gives the exit code.
+    pub(super) fn tell(self) -> ExitCode {
+        use std::io::Write as _;
+        if !self.message.is_empty() {
+            // When stderr is gone there is nobody to tell.
+            let _ = writeln!(std::io::stderr(), "outboxd: {}", self.message);
+        }
+        ExitCode::from(self.code)
+    }
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl From<ConnectError> for Failure {
+    fn from(error: ConnectError) -> Self {
+        Self { code: error.exit_code(), message: chain(&error) }
+    }
+}
+
+impl From<store::Error> for Failure {
+    fn from(error: store::Error) -> Self {
+        match error.code().map(|code| code.code().to_owned()).as_deref() {
+            Some("42501") => Self::config(format!("this role lacks a right: {error}")),
+            Some(_) => Self::new(error.to_string()),
+            None => Self { code: 69, message: error.to_string() },
+        }
+    }
+}
+
+impl From<MigrateError> for Failure {
+    fn from(error: MigrateError) -> Self {
+        let code = match &error {
+            MigrateError::Connect(error) => error.exit_code(),
+            MigrateError::Unusable(_) | MigrateError::NoRight { .. } => 78,
+            _ => 1,
+        };
+        Self { code, message: chain(&error) }
+    }
+}
+
+impl From<DaemonError> for Failure {
+    fn from(error: DaemonError) -> Self {
+        match error {
+            DaemonError::Connect(error) => error.into(),
+            error => Self::config(chain(&error)),
+        }
+    }
+}
+
+/// The message and the messages of its sources, each once.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        source = error.source();
+    }
+    text
+}
