@@ -1,24 +1,28 @@
 //! What the tests stand on: one PostgreSQL for the run, a migrated database for each test, and waiting for facts.
 
 mod cluster;
+mod daemon;
+mod process;
 
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
 pub(crate) use cluster::{Database, cluster};
+pub(crate) use daemon::{Running, daemon};
+pub(crate) use process::{ConfigFile, Process, outboxd, outboxd_output, url};
 
 /// The longest a fact may take to come true on a machine that is busy with other things.
 const FACT_MAX: Duration = Duration::from_secs(20);
 
 /// Waits until `fact` is true; panics with `what` if it never is.
 #[track_caller]
-pub(crate) fn until<F, T>(what: &str, mut fact: F) -> impl Future<Output = ()>
+pub(crate) fn until<F, T>(what: &str, mut fact: F) -> impl Future<Output = ()> + use<F, T>
 where
     F: FnMut() -> T,
     T: Future<Output = bool>,
 {
-    let caller = std::panic::Location::caller();
+    let (caller, what) = (std::panic::Location::caller(), what.to_owned());
     async move {
         let started = Instant::now();
         let mut pause = Duration::from_millis(2);

@@ -1,0 +1,109 @@
+//! The real binary, as a child process: signals, exit codes, log lines.
+
+use std::path::PathBuf;
+use std::process::{ExitStatus, Output, Stdio};
+use std::sync::{Arc, Mutex};
+
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::process::{Child, Command};
+
+use super::{Database, cluster, until};
+
+/// `outboxd` with these arguments and no environment but `PATH` and the database.
+pub(crate) fn outboxd(database: Option<&Database>, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_outboxd"));
+    command.args(arguments).env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
+    if let Some(database) = database {
+        command.env("DATABASE_URL", url(database)).env("HOME", "/nonexistent");
+    }
+    command.stdin(Stdio::null()).kill_on_drop(true);
+    command
+}
+
+/// The URL of a test's database.
+pub(crate) fn url(database: &Database) -> String {
+    format!("postgres://outboxd@/{}?host={}", database.name(), cluster().socket_dir().display())
+}
+
+/// Runs `outboxd` to its end.
+pub(crate) async fn outboxd_output(database: Option<&Database>, arguments: &[&str]) -> Output {
+    outboxd(database, arguments).output().await.unwrap()
+}
+
+/// A configuration file that goes with the test.
+pub(crate) struct ConfigFile(PathBuf);
+
+impl ConfigFile {
+    pub(crate) fn new(text: &str) -> Self {
+        static COUNT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(1);
+        let number = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("outboxd-test-{}-{number}.toml", std::process::id()));
+        std::fs::write(&path, text).unwrap();
+        Self(path)
+    }
+
+    /// Replaces the text.
+    pub(crate) fn write(&self, text: &str) {
+        std::fs::write(&self.0, text).unwrap();
+    }
+
+    pub(crate) fn path(&self) -> &str {
+        self.0.to_str().unwrap()
+    }
+}
+
+impl Drop for ConfigFile {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// `outboxd run`, with its log.
+pub(crate) struct Process {
+    child: Child,
+    log: Arc<Mutex<Vec<String>>>,
+}
+
+impl Process {
+    /// Starts the daemon on this database.
+    pub(crate) fn run(database: &Database, config: &ConfigFile) -> Self {
+        let mut command = outboxd(Some(database), &["run", "--config", config.path()]);
+        let mut child = command.env("RUST_LOG", "debug").stderr(Stdio::piped()).spawn().unwrap();
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let (kept, stderr) = (Arc::clone(&log), child.stderr.take().unwrap());
+        tokio::spawn(async move {
+            let mut lines = BufReader::new(stderr).lines();
+            while let Ok(Some(line)) = lines.next_line().await {
+                kept.lock().unwrap().push(line);
+            }
+        });
+        Self { child, log }
+    }
+
+    pub(crate) fn pid(&self) -> rustix::process::Pid {
+        rustix::process::Pid::from_raw(self.child.id().unwrap().cast_signed()).unwrap()
+    }
+
+    pub(crate) fn signal(&self, signal: rustix::process::Signal) {
+        rustix::process::kill_process(self.pid(), signal).unwrap();
+    }
+
+    /// Waits for a line of the log that contains `text`.
+    #[track_caller]
+    pub(crate) fn logged(&self, text: &str) -> impl Future<Output = ()> {
+        until(&format!("the log says {text:?}"), move || {
+            let found = self.log.lock().unwrap().iter().any(|line| line.contains(text));
+            async move { found }
+        })
+    }
+
+    /// The log so far.
+    pub(crate) fn log(&self) -> String {
+        self.log.lock().unwrap().join("\n")
+    }
+
+    /// Waits for its end.
+    pub(crate) async fn ended(&mut self) -> ExitStatus {
+        self.child.wait().await.unwrap()
+    }
+}
