@@ -71,8 +71,10 @@ pub enum Observation {
 /// Tells observations to the log, and to a watcher if there is one.
 #[derive(Clone, Default)]
 pub struct Observer {
-    watcher: Option<Arc<dyn Fn(&Observation) + Send + Sync>>,
+    watcher: Option<Arc<Watcher>>,
 }
+
+type Watcher = dyn Fn(&Observation) + Send + Sync;
 
 impl Observer {
     /// Calls `watcher` with every observation, from whichever task makes it; it must not block.
@@ -149,7 +151,7 @@ impl Observation {
                 warn!(handler, "registered but not in the configuration; `outboxd forget` removes it");
             }
             Self::PollFound { events } => {
-                warn!(events, "the poll found events nobody rang for; is the trigger enabled?")
+                warn!(events, "the poll found events nobody rang for; is the trigger enabled?");
             }
             Self::FellBehind { handler } => debug!(%handler, "fell behind, reads for itself"),
             Self::CaughtUp { handler } => debug!(%handler, "caught up"),
@@ -158,7 +160,7 @@ impl Observation {
                 warn!(%event, %handler, attempt, "outcome refused: the delivery was settled by somebody else");
             }
             Self::Unwritable { event, handler, error } => {
-                error!(%event, %handler, error, "a state could not be written")
+                error!(%event, %handler, error, "a state could not be written");
             }
             Self::Reloaded { handlers } => info!(handlers, "configuration reloaded"),
             Self::ReloadRefused { error } => error!(error, "configuration not reloaded, the old one stays"),

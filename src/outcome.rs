@@ -17,7 +17,7 @@ pub const RESULT_BYTES_MAX: usize = 32_768;
 pub enum Outcome {
     /// It succeeded; the result, if any, is kept in `outbox.done`.
     Done { result: Option<Value> },
-    /// It succeeded, and the handler's own transaction has already written the `outbox.done` row.
+    /// There is nothing to write: the handler's own transaction has finished the delivery, or found it finished.
     Committed,
     /// It failed and may succeed later: at `after` if the other side asked for that, else by the retry policy.
     Retry { after: Option<Duration>, failure: Failure },
@@ -111,7 +111,7 @@ pub enum Settlement {
     Done {
         result: Option<Value>,
     },
-    /// The handler's transaction has written everything.
+    /// There is nothing left to write.
     Committed,
     Retry {
         after: Duration,
@@ -131,7 +131,7 @@ pub fn settle(outcome: Outcome, failures: u32, policy: &RetryPolicy, random: f64
     match outcome {
         Outcome::Done { result } => Settlement::Done { result: result.map(bounded) },
         Outcome::Committed => Settlement::Committed,
-        Outcome::Snooze { after } => Settlement::Snooze { after: after.min(PAUSE_MAX) },
+        Outcome::Snooze { after } => Settlement::Snooze { after: after.clamp(SNOOZE_MIN, PAUSE_MAX) },
         Outcome::Dead { failure } => Settlement::Dead { failure },
         Outcome::Retry { failure, .. } if failures + 1 >= policy.max_attempts => Settlement::Dead { failure },
         Outcome::Retry { after: Some(after), failure } => Settlement::Retry { after: after.min(policy.max), failure },
@@ -141,6 +141,8 @@ pub fn settle(outcome: Outcome, failures: u32, policy: &RetryPolicy, random: f64
     }
 }
 
+/// A snooze spends no attempt, so one of no length would run for ever: 100 ms at least.
+pub const SNOOZE_MIN: Duration = Duration::from_millis(100);
 /// No delivery is put off for longer than this by a handler's answer: 366 days.
 pub const PAUSE_MAX: Duration = Duration::from_hours(8784);
 

@@ -12,22 +12,22 @@ use sd_notify::NotifyState;
 pub struct Watchdog {
     /// Half of `WatchdogSec=`, as systemd advises; `None` without a watchdog.
     every: Option<Duration>,
-    fed_at: Mutex<Option<Instant>>,
+    fed_at: Mutex<Instant>,
 }
 
 impl Watchdog {
     /// Takes the interval that systemd set for this process.
     #[must_use]
     pub fn from_env() -> Self {
-        Self { every: sd_notify::watchdog_enabled().map(|every| every / 2), fed_at: Mutex::default() }
+        Self { every: sd_notify::watchdog_enabled().map(|every| every / 2), fed_at: Mutex::new(Instant::now()) }
     }
 
     /// The loop has made progress.
     pub fn made(&self, now: Instant) {
         let Some(every) = self.every else { return };
         let mut fed_at = self.fed_at.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if fed_at.is_none_or(|at| now >= at + every) {
-            *fed_at = Some(now);
+        if now >= *fed_at + every {
+            *fed_at = now;
             tell(&[NotifyState::Watchdog]);
         }
     }
@@ -36,7 +36,7 @@ impl Watchdog {
     #[must_use]
     pub fn due_at(&self) -> Option<Instant> {
         let fed_at = *self.fed_at.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        self.every.zip(fed_at).map(|(every, at)| at + every)
+        self.every.map(|every| fed_at + every)
     }
 }
 

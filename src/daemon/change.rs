@@ -65,16 +65,13 @@ impl Term<'_> {
         self.registering = false;
         let Some(specs) = self.reload.take() else { return };
         for (&id, slot) in &mut self.slots {
-            match specs.iter().find(|spec| spec.name == slot.spec.name) {
-                Some(spec) => {
-                    slot.lane.configure(spec.delivery.clone());
-                    slot.spec = spec.clone();
-                }
-                None => {
-                    slot.leaving = true;
-                    slot.lane.drop_queue();
-                    self.tail.remove(id);
-                }
+            if let Some(spec) = specs.iter().find(|spec| spec.name == slot.spec.name) {
+                slot.lane.configure(spec.delivery.clone());
+                slot.spec = spec.clone();
+            } else {
+                slot.leaving = true;
+                slot.lane.drop_queue();
+                self.tail.remove(id);
             }
         }
         for spec in specs.iter() {

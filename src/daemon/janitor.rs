@@ -10,7 +10,7 @@ use crate::observe::Observation;
 use crate::store::Store;
 
 /// Between two rounds.
-const ROUND_EVERY: Duration = Duration::from_secs(60);
+const ROUND_EVERY: Duration = Duration::from_mins(1);
 /// Ids compared in one statement.
 const SWEEP_IDS: i64 = 10_000;
 /// Statements of the sweep in one round, after the first round, which goes over the whole log.

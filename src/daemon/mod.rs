@@ -212,7 +212,7 @@ pub struct DaemonBuilder {
     target: Option<Target>,
     url: Option<String>,
     observer: Observer,
-    native: Vec<(String, Vec<String>, Option<DeliveryConfig>, Arc<dyn Handler>)>,
+    native: Vec<Result<HandlerSpec, DaemonError>>,
 }
 
 impl DaemonBuilder {
@@ -258,8 +258,12 @@ impl DaemonBuilder {
         Fut: Future + Send + 'static,
         Fut::Output: IntoOutcome,
     {
-        let topics = topics.into_iter().map(Into::into).collect();
-        self.native.push((name.into(), topics, None, Arc::new(OfEvent(handle))));
+        let name = name.into();
+        let patterns = topics.into_iter().map(|topic| topic.into().parse()).collect::<Result<Vec<Pattern>, _>>();
+        self.native.push(match patterns {
+            Ok(patterns) => Ok(native_spec(name, DeliveryConfig::new(patterns), Arc::new(OfEvent(handle)))),
+            Err(source) => Err(DaemonError::Pattern { name, source }),
+        });
         self
     }
 
@@ -271,7 +275,7 @@ impl DaemonBuilder {
         Fut: Future + Send + 'static,
         Fut::Output: IntoOutcome,
     {
-        self.native.push((name.into(), Vec::new(), Some(delivery), Arc::new(Native(handle))));
+        self.native.push(Ok(native_spec(name.into(), delivery, Arc::new(Native(handle)))));
         self
     }
 
@@ -284,7 +288,7 @@ impl DaemonBuilder {
             Some(target) => target,
             None => Target::resolve(url.as_deref(), config.daemon.database_url.as_ref(), &env)?,
         };
-        let native = native.into_iter().map(native_spec).collect::<Result<Vec<_>, _>>()?;
+        let native = native.into_iter().collect::<Result<Vec<_>, _>>()?;
         let http = http::client().map_err(DaemonError::Http)?;
         let pool = target.pool(config.daemon.pool_size)?;
         let handlers = specs(&config.handlers, &native, &http, &pool)?;
@@ -299,17 +303,8 @@ impl DaemonBuilder {
     }
 }
 
-fn native_spec(
-    (name, topics, delivery, handler): (String, Vec<String>, Option<DeliveryConfig>, Arc<dyn Handler>),
-) -> Result<HandlerSpec, DaemonError> {
-    let delivery = match delivery {
-        Some(delivery) => delivery,
-        None => {
-            let topics = topics.iter().map(|topic| topic.parse::<Pattern>()).collect::<Result<_, _>>();
-            DeliveryConfig::new(topics.map_err(|source| DaemonError::Pattern { name: name.clone(), source })?)
-        }
-    };
-    Ok(HandlerSpec { name: name.into(), kind: Kind::Native.as_str(), delivery, calls: serde_json::json!({}), handler })
+fn native_spec(name: String, delivery: DeliveryConfig, handler: Arc<dyn Handler>) -> HandlerSpec {
+    HandlerSpec { name: name.into(), kind: Kind::Native.as_str(), delivery, calls: serde_json::json!({}), handler }
 }
 
 /// The handlers of a configuration and those written in Rust, in the order of their names.
@@ -332,7 +327,10 @@ fn specs(
             }
             Kind::Sql(kind) => {
                 let function = format!("{}.{}", kind.schema, kind.function);
-                (serde_json::json!({ "function": function }), Arc::new(SqlHandler::new(kind, pool.clone())))
+                (
+                    serde_json::json!({ "function": function }),
+                    Arc::new(SqlHandler::new(kind, config.delivery.timeout, pool.clone())),
+                )
             }
             Kind::Native => return None,
         };

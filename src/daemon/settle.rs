@@ -62,6 +62,8 @@ pub enum Request {
     Write(Write),
     Claim(Vec<(Arc<str>, usize)>),
     Checkpoint(Vec<Checkpoint>),
+    /// Rings the bell, to hear whether the listener hears it.
+    Ring,
     /// New handlers begin behind the snapshot.
     Register(Vec<Registration>, Snapshot),
 }
@@ -105,6 +107,10 @@ pub async fn run(
                     }
                     let names: Vec<_> = handlers.iter().map(|handler| Arc::clone(&handler.name)).collect();
                     Some(Reply::Registered(store.load_position(&names).await?))
+                }
+                Request::Ring => {
+                    store.ring().await?;
+                    None
                 }
                 Request::Checkpoint(checkpoints) => {
                     store.append_position(&checkpoints).await?;

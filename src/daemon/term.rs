@@ -36,6 +36,10 @@ use crate::store::{Error, Store};
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
 /// The leader's session says something at least this often, so that a standby can tell it from a frozen one.
 const PULSE_EVERY: Duration = Duration::from_secs(5);
+/// The daemon rings its own bell this often: a listener can be connected and deaf, and only a notification tells.
+const LOOP_BACK_EVERY: Duration = Duration::from_mins(1);
+/// So long may its own ring take to be heard.
+const LOOP_BACK_MAX: Duration = Duration::from_secs(10);
 /// How long the last writes of a stopping daemon may take.
 pub(super) const LAST_WRITES: Duration = Duration::from_secs(5);
 /// Topics whose handlers are remembered.
@@ -95,6 +99,10 @@ pub(super) struct Ears<'a> {
     pub(super) stop: &'a CancellationToken,
 }
 
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a question the loop asks, and they do not exclude each other"
+)]
 pub(super) struct Term<'a> {
     pub(super) context: &'a Context,
     pub(super) installation: Uuid,
@@ -113,6 +121,9 @@ pub(super) struct Term<'a> {
     pub(super) polled: bool,
     pub(super) poll_at: Option<Instant>,
     pub(super) pulse_at: Instant,
+    pub(super) loop_back_at: Instant,
+    /// A ring of its own must have been heard by then.
+    pub(super) deaf_at: Option<Instant>,
     pub(super) checkpoint_at: Instant,
     /// Something was read or settled since positions were stored last.
     pub(super) dirty: bool,
@@ -157,6 +168,8 @@ pub(super) async fn lead(
         polled: false,
         poll_at: context.daemon.poll_interval.map(|interval| now + interval),
         pulse_at: now + PULSE_EVERY,
+        loop_back_at: now,
+        deaf_at: None,
         checkpoint_at: now + CHECKPOINT_EVERY,
         dirty: true,
         positions,
@@ -258,11 +271,12 @@ impl Term<'_> {
             Input::Woken => {
                 self.context.observer.tell(&Observation::Woken);
                 self.polled = false;
+                self.deaf_at = None;
                 self.bell.ring(now);
                 self.all_may_be_due(now);
             }
             Input::Reload(Reload(specs)) => self.reload = Some(specs),
-            Input::Time => self.time(now),
+            Input::Time => self.time(now)?,
         }
         Ok(())
     }
@@ -470,8 +484,8 @@ impl Term<'_> {
         }
         let mut steps = Vec::new();
         for NextDue { handler, due_in } in next {
-            let slot = self.slots.values_mut().find(|slot| *slot.spec.name == **handler && !slot.leaving);
-            if let Some(slot) = slot {
+            // A handler that is leaving runs what was claimed for it: the attempt has been counted.
+            if let Some(slot) = self.slots.values_mut().find(|slot| *slot.spec.name == **handler) {
                 slot.lane.claimed(by_handler.remove(handler).unwrap_or_default(), *due_in, now, &mut steps);
             }
         }
@@ -496,11 +510,22 @@ impl Term<'_> {
         let claims = !self.claiming && !self.stopping;
         let lanes = self.slots.values().filter_map(|slot| slot.lane.wake_at(claims && !slot.leaving)).min();
         let checkpoint = self.dirty.then_some(self.checkpoint_at);
-        let times = [bell, lanes, checkpoint, self.poll_at, self.context.progress.due_at()];
-        times.into_iter().flatten().fold(self.pulse_at, Instant::min)
+        let times = [bell, lanes, checkpoint, self.poll_at, self.deaf_at, self.context.progress.due_at()];
+        times.into_iter().flatten().fold(self.pulse_at.min(self.loop_back_at), Instant::min)
     }
 
-    fn time(&mut self, now: Instant) {
+    fn time(&mut self, now: Instant) -> Result<(), String> {
+        if self.deaf_at.is_some_and(|at| at <= now) {
+            return Err(format!(
+                "the listening session is deaf: it did not hear a ring within {} s",
+                LOOP_BACK_MAX.as_secs()
+            ));
+        }
+        if self.loop_back_at <= now {
+            self.loop_back_at = now + LOOP_BACK_EVERY;
+            self.deaf_at = Some(now + LOOP_BACK_MAX);
+            self.request(Request::Ring);
+        }
         if self.poll_at.is_some_and(|at| at <= now) {
             self.poll_at = self.context.daemon.poll_interval.map(|interval| now + interval);
             self.polled = true;
@@ -511,6 +536,7 @@ impl Term<'_> {
             self.pulse_at = now + PULSE_EVERY;
             self.claim(now, true);
         }
+        Ok(())
     }
 
     /// Stores the positions that moved, if it is time.

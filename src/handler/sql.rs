@@ -1,8 +1,8 @@
 //! SQL functions: the function and the end of the delivery are one transaction, so it happens exactly once.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use deadpool_postgres::Pool;
+use deadpool_postgres::{Object, Pool};
 use serde_json::Value;
 
 use super::answer::{self, Answer};
@@ -17,24 +17,39 @@ pub struct SqlHandler {
     /// Quoted, as it stands in the statement.
     function: String,
     pool: Pool,
+    /// PostgreSQL itself ends a call that lasts longer. The runner has given the attempt up by then, and without this
+    /// the call would go on in the server for as long as it likes.
+    call_max: Duration,
 }
 
 impl SqlHandler {
     #[must_use]
-    pub fn new(config: &SqlConfig, pool: Pool) -> Self {
-        Self { function: quoted(config), pool }
+    pub fn new(config: &SqlConfig, timeout: Duration, pool: Pool) -> Self {
+        Self { function: quoted(config), pool, call_max: timeout + Duration::from_secs(1) }
     }
 
     async fn attempt(&self, attempt: &Attempt) -> Outcome {
         let mut client = match self.pool.get().await {
-            Ok(client) => client,
+            Ok(client) => Borrowed(Some(client)),
             Err(error) => return retry(format!("no database connection: {error}")),
         };
+        let outcome = match &mut client.0 {
+            Some(client) => self.transact(client, attempt).await,
+            None => return retry("no database connection".to_owned()),
+        };
+        client.give_back();
+        outcome
+    }
+
+    async fn transact(&self, client: &mut Object, attempt: &Attempt) -> Outcome {
         let began = Instant::now();
         let transaction = match client.transaction().await {
             Ok(transaction) => transaction,
             Err(error) => return retry(format!("no transaction: {}", store::reason(&error))),
         };
+        if let Err(error) = within::limit(&transaction, self.call_max).await {
+            return retry(error.to_string());
+        }
         // Everything but done rolls back by dropping the transaction.
         let result = match within::call(&transaction, &self.function, attempt).await {
             Ok(result) => match answered(result) {
@@ -45,14 +60,31 @@ impl SqlHandler {
         };
         match within::finish(&transaction, attempt, began.elapsed(), result.as_ref()).await {
             Ok(true) => {}
-            Ok(false) => {
-                return Outcome::Dead { failure: Failure::new("somebody else has settled this delivery meanwhile") };
-            }
+            // Somebody else has settled it meanwhile: what the function did rolls back.
+            Ok(false) => return Outcome::Committed,
             Err(error) => return retry(error.to_string()),
         }
         match transaction.commit().await {
             Ok(()) => Outcome::Committed,
             Err(error) => retry(format!("commit failed: {}", store::reason(&error))),
+        }
+    }
+}
+
+/// A connection of the pool, closed instead of given back when it is dropped in the middle of an attempt: it may still
+/// be busy.
+struct Borrowed(Option<Object>);
+
+impl Borrowed {
+    fn give_back(mut self) {
+        drop(self.0.take());
+    }
+}
+
+impl Drop for Borrowed {
+    fn drop(&mut self) {
+        if let Some(client) = self.0.take() {
+            drop(Object::take(client));
         }
     }
 }

@@ -149,15 +149,14 @@ impl Store {
         pin_mut!(stream);
         let (mut events, mut snapshot, mut bytes) = (Vec::new(), None, 0);
         while let Some(row) = stream.try_next().await.map_err(failed(name))? {
-            match row.try_get::<_, Option<&str>>("snapshot").map_err(failed(name))? {
-                Some(text) => snapshot = Some(text.parse().map_err(failed(name))?),
-                None => {
-                    let logged = logged(&row).map_err(failed(name))?;
-                    bytes += logged.event.weight();
-                    events.push(logged);
-                    if bytes >= limit.bytes {
-                        break;
-                    }
+            if let Some(text) = row.try_get::<_, Option<&str>>("snapshot").map_err(failed(name))? {
+                snapshot = Some(text.parse().map_err(failed(name))?);
+            } else {
+                let logged = logged(&row).map_err(failed(name))?;
+                bytes += logged.event.weight();
+                events.push(logged);
+                if bytes >= limit.bytes {
+                    break;
                 }
             }
         }

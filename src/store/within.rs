@@ -19,6 +19,12 @@ pub async fn call(transaction: &Transaction<'_>, function: &str, attempt: &Attem
     row.try_get(0).map_err(failed("call_sql_handler"))
 }
 
+/// Lets PostgreSQL end every further statement of the transaction that takes longer than this.
+pub async fn limit(transaction: &Transaction<'_>, longest: Duration) -> Result<(), Error> {
+    let milliseconds = longest.as_millis().min(i32::MAX.unsigned_abs().into()).to_string();
+    execute_on(transaction, sql!("limit_statements"), &[&milliseconds]).await.map(drop)
+}
+
 /// Finishes the delivery. `false`: somebody else has, or took it away; the transaction must be rolled back.
 pub async fn finish(
     transaction: &Transaction<'_>,
