@@ -7,10 +7,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use jiff::{Span, SpanRelativeTo};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
+use crate::config::duration;
 use crate::outcome::{Failure, Outcome, RESULT_BYTES_MAX};
 
 /// The longest answer that is understood, in bytes.
@@ -131,7 +131,7 @@ fn after(fields: &Fields<'_>) -> Result<Option<Duration>, String> {
     let Some(raw) = fields.get("after") else { return Ok(None) };
     let after = match serde_json::from_str(raw.get()) {
         Ok(Value::Number(seconds)) => seconds.as_f64().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()),
-        Ok(Value::String(text)) => duration(&text),
+        Ok(Value::String(text)) => duration::parse(&text).ok(),
         _ => None,
     };
     after.map(Some).ok_or_else(|| {
@@ -141,12 +141,6 @@ fn after(fields: &Fields<'_>) -> Result<Option<Duration>, String> {
             quote(raw.get())
         )
     })
-}
-
-/// A duration as people write it, `90s` or `1h 30m`, or as ISO 8601 does, `PT90S`. A day has 24 hours.
-fn duration(text: &str) -> Option<Duration> {
-    let span: Span = text.parse().ok()?;
-    Duration::try_from(span.to_duration(SpanRelativeTo::days_are_24_hours()).ok()?).ok()
 }
 
 /// The beginning of `text`, short enough that an error also has room for the rule.
