@@ -20,8 +20,18 @@
 //!
 //! # Layout
 //!
-//! In the order in which data flows; a module uses those above it and nothing below.
-//! See ARCHITECTURE.md for what each does and what it knows nothing of.
+//! A module uses those above it in this list and nothing below; a test holds them to it. ARCHITECTURE.md says what each
+//! does and what it knows nothing of.
+//!
+//! * [`topic`], [`event`], [`snapshot`], [`outcome`]: the nouns, and what an outcome means.
+//! * [`observe`]: every fact worth telling.
+//! * [`config`]: what the daemon is to do.
+//! * [`postgres`]: connections, the schema, a throwaway server.
+//! * [`store`]: one method per statement in `sql/`.
+//! * [`handler`]: what is called with an event.
+//! * [`systemd`]: what systemd is told.
+//! * [`daemon`]: leader, bell, tail, lanes, runner, settling.
+//! * [`cli`]: the verbs.
 
 pub mod cli;
 pub mod config;

@@ -16,7 +16,7 @@ pub mod windows;
 
 use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -145,6 +145,8 @@ async fn terms(
     let mut pause = RECONNECT_MIN;
     let mut first = true;
     loop {
+        // Trying to reach a database that is away is progress: a restart would not bring it back.
+        context.progress.made(Instant::now());
         let taken = tokio::select! {
             taken = leader::take(context) => taken,
             () = stop.cancelled() => {

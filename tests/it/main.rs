@@ -7,3 +7,5 @@ mod dispatch;
 mod harness;
 mod migrate;
 mod throwaway;
+mod tidy;
+mod unit;
