@@ -46,7 +46,7 @@ impl Snapshot {
         xid < self.xmax && self.in_progress.binary_search(&xid).is_err()
     }
 
-    /// Whether everything visible in `other` is visible in this snapshot.
+    /// Whether everything visible in `other` is visible in this snapshot, now and when what is in progress has ended.
     #[must_use]
     pub fn includes(&self, other: &Self) -> bool {
         other.xmax <= self.xmax
@@ -132,7 +132,8 @@ mod tests {
         #[test]
         fn inclusion_is_inclusion_of_what_is_visible((a, b) in earlier_and_later(), (c, _) in earlier_and_later()) {
             prop_assert!(b.includes(&a));
-            prop_assert_eq!(c.includes(&a), visible(&c).is_superset(&visible(&a)));
+            // Never the other way round: `includes` may say no where the highest transactions of `a` are in progress.
+            prop_assert!(!c.includes(&a) || visible(&c).is_superset(&visible(&a)));
         }
 
         #[test]

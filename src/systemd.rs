@@ -50,7 +50,12 @@ pub fn status(status: &str) {
     tell(&[NotifyState::Status(status)]);
 }
 
-/// The configuration is being read again; [`ready`] ends it.
+/// The configuration has been read again, or refused.
+pub fn reloaded() {
+    tell(&[NotifyState::Ready]);
+}
+
+/// The configuration is being read again; [`reloaded`] ends it.
 pub fn reloading() {
     let states: Vec<_> = [NotifyState::Reloading].into_iter().chain(NotifyState::monotonic_usec_now()).collect();
     tell(&states);

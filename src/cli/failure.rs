@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use crate::daemon::DaemonError;
+use crate::observe::chain;
 use crate::postgres::{ConnectError, MigrateError};
 use crate::store;
 
@@ -22,6 +23,11 @@ impl Failure {
     /// The configuration, or the database's set-up, is wrong: trying again does not help.
     pub(super) fn config(message: impl Into<String>) -> Self {
         Self { code: 78, message: message.into() }
+    }
+
+    /// An operator names an event that is not there.
+    pub(super) fn no_event(id: i64) -> Self {
+        Self::new(format!("there is no event {id} in the log or in outbox.open"))
     }
 
     /// Something that should not be possible.
@@ -80,18 +86,4 @@ impl From<DaemonError> for Failure {
             error => Self::config(chain(&error)),
         }
     }
-}
-
-/// The message and the messages of its sources, each once.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        let more = error.to_string();
-        if !text.contains(&more) {
-            text = format!("{text}: {more}");
-        }
-        source = error.source();
-    }
-    text
 }

@@ -5,6 +5,7 @@ use serde_json::json;
 
 use super::output::{print, print_json};
 use super::{Failure, Global};
+use crate::store::Store;
 
 #[derive(Debug, Args)]
 pub(super) struct Retry {
@@ -31,15 +32,28 @@ impl Retry {
             }
         }
         if retried.is_empty() {
-            let of = self.handler.map_or_else(String::new, |handler| format!(" for handler {handler}"));
-            return Err(Failure::new(format!(
-                "event {} has no dead, retrying or scheduled delivery{of}; `outboxd show {}` tells where it stands",
-                self.id, self.id
-            )));
+            return Err(self.nothing(&store).await?);
         }
         if self.json {
             return print_json(&json!({ "event": self.id, "retried": retried }));
         }
         print(&format!("event {} runs again now for {}\n", self.id, retried.join(", ")))
+    }
+
+    /// Why there was nothing to run again.
+    async fn nothing(&self, store: &Store) -> Result<Failure, Failure> {
+        let id = self.id;
+        if store.story(id).await?.is_none() {
+            return Ok(Failure::no_event(id));
+        }
+        Ok(Failure::new(match &self.handler {
+            Some(handler) => format!(
+                "handler {handler} has no dead, retrying or scheduled delivery of event {id}; \
+                 `outboxd show {id}` tells where it stands"
+            ),
+            None => format!(
+                "event {id} has no dead delivery; `outboxd retry {id} HANDLER` runs a retrying or scheduled one now"
+            ),
+        }))
     }
 }

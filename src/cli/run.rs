@@ -69,12 +69,11 @@ async fn reloads(global: &Global, observer: &Observer, reloader: &Reloader) -> F
     while hangups.recv().await.is_some() {
         systemd::reloading();
         match global.load() {
-            Ok(config) => {
-                reloader.reload(config).await;
-            }
+            // A daemon that has ended needs no configuration.
+            Ok(config) => drop(reloader.reload(config)),
             Err(failure) => observer.tell(&Observation::ReloadRefused { error: failure.to_string() }),
         }
-        systemd::ready("dispatching");
+        systemd::reloaded();
     }
     std::future::pending().await
 }

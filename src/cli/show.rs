@@ -21,7 +21,7 @@ impl Show {
     pub(super) async fn run(self, global: &Global) -> Result<(), Failure> {
         let store = global.store().await?;
         let Some(story) = store.story(self.id).await? else {
-            return Err(Failure::new(format!("there is no event {} in the log or in outbox.open", self.id)));
+            return Err(Failure::no_event(self.id));
         };
         if self.json { print_json(&story) } else { print(&told(&story)) }
     }

@@ -43,7 +43,7 @@ impl Term<'_> {
         let id = LaneId(self.next_lane);
         self.next_lane += 1;
         let lane = Lane::new(id, spec.delivery.clone(), checkpoint, now);
-        self.slots.insert(id, Slot { spec, lane, leaving: false, stored: checkpoint.position.clone() });
+        self.slots.insert(id, Slot { spec, lane, leaving: false, stored: checkpoint.clone() });
         self.routes.clear();
         id
     }
@@ -51,19 +51,19 @@ impl Term<'_> {
     /// Takes the next configuration, as soon as no handler of it is still leaving.
     pub(super) fn reload(&mut self, now: Instant) {
         self.remove_left(now);
-        let Some(specs) = &self.reload else { return };
         let leaving = |name: &str| self.slots.values().any(|slot| slot.leaving && *slot.spec.name == *name);
-        if self.registering || specs.iter().any(|spec| leaving(&spec.name)) {
-            return;
+        let ready = |specs: &mut Arc<[HandlerSpec]>| !specs.iter().any(|spec| leaving(&spec.name));
+        if self.registering.is_none()
+            && let Some(specs) = self.reload.take_if(ready)
+        {
+            self.request(Request::Register(registrations(&specs), self.tail.head().clone()));
+            self.registering = Some(specs);
         }
-        self.registering = true;
-        self.request(Request::Register(registrations(specs), self.tail.head().clone()));
     }
 
     /// The handlers of the next configuration are registered: what runs goes on, what is new begins.
     pub(super) fn registered(&mut self, checkpoints: &[Checkpoint], now: Instant) {
-        self.registering = false;
-        let Some(specs) = self.reload.take() else { return };
+        let Some(specs) = self.registering.take() else { return };
         for (&id, slot) in &mut self.slots {
             if let Some(spec) = specs.iter().find(|spec| spec.name == slot.spec.name) {
                 slot.lane.configure(spec.delivery.clone());

@@ -74,7 +74,8 @@ pub(super) async fn take(context: &Context) -> Result<Links, LeadError> {
         context.observer.tell(&Observation::ClusterChanged { stored, found, restamped });
     }
     leader.set_dedup_window(context.daemon.dedup_window).await?;
-    let handlers = context.handlers();
+    let mut watched = context.handlers.clone();
+    let handlers = Arc::clone(&watched.borrow_and_update());
     let limits: Vec<_> =
         handlers.iter().map(|spec| (Arc::clone(&spec.name), spec.delivery.retry.max_attempts)).collect();
     let deliveries = leader.recover_running(&limits, "the daemon ended while this attempt ran").await?;
@@ -89,7 +90,8 @@ pub(super) async fn take(context: &Context) -> Result<Links, LeadError> {
     let names: Vec<_> = handlers.iter().map(|spec| Arc::clone(&spec.name)).collect();
     let checkpoints = leader.load_position(&names).await?;
     let earlier = Earlier { snapshot, last_id };
-    Ok(Links { leader, tail, bell, wake, installation: installation.id, earlier, checkpoints })
+    let handlers = (handlers, watched);
+    Ok(Links { leader, tail, bell, wake, installation: installation.id, earlier, handlers, checkpoints })
 }
 
 async fn check_schema(session: &Session) -> Result<(), LeadError> {

@@ -15,10 +15,10 @@ mod term;
 pub mod windows;
 
 use std::future::Future;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use self::leader::LeadError;
@@ -30,7 +30,7 @@ use crate::handler::http::HttpHandler;
 use crate::handler::native::{IntoOutcome, Native, OfEvent};
 use crate::handler::sql::SqlHandler;
 use crate::handler::{Handler, http};
-use crate::observe::{Observation, Observer};
+use crate::observe::{Observation, Observer, chain};
 use crate::postgres::{ConnectError, Target};
 use crate::snapshot::Snapshot;
 use crate::store::registry::Registration;
@@ -55,8 +55,8 @@ struct HandlerSpec {
     handler: Arc<dyn Handler>,
 }
 
-/// The next configuration.
-struct Reload(Arc<[HandlerSpec]>);
+/// The handlers of the configuration in force; watched, so that the newest counts however many came in between.
+type Handlers = watch::Receiver<Arc<[HandlerSpec]>>;
 
 /// What every part of the daemon shares.
 struct Context {
@@ -64,7 +64,7 @@ struct Context {
     daemon: DaemonConfig,
     observer: Observer,
     progress: Watchdog,
-    handlers: Mutex<Arc<[HandlerSpec]>>,
+    handlers: Handlers,
 }
 
 /// A daemon, ready to run.
@@ -74,12 +74,13 @@ pub struct Daemon {
     pool: deadpool_postgres::Pool,
     /// Handlers written in Rust; a reload leaves them as they are.
     native: Vec<HandlerSpec>,
-    reloads: (mpsc::Sender<Config>, mpsc::Receiver<Config>),
+    handlers: watch::Sender<Arc<[HandlerSpec]>>,
+    configs: watch::Sender<Config>,
 }
 
 /// Hands a running daemon another configuration.
 #[derive(Clone)]
-pub struct Reloader(mpsc::Sender<Config>);
+pub struct Reloader(watch::Sender<Config>);
 
 /// Why a daemon could not be built or could not go on.
 #[derive(Debug, thiserror::Error)]
@@ -106,7 +107,7 @@ impl Daemon {
     /// Takes another configuration while [`Self::run`] runs.
     #[must_use]
     pub fn reloader(&self) -> Reloader {
-        Reloader(self.reloads.0.clone())
+        Reloader(self.configs.clone())
     }
 
     /// Dispatches until `stop` is cancelled, then drains: what runs may end, for at most `drain_timeout`.
@@ -114,14 +115,14 @@ impl Daemon {
     /// # Errors
     /// If the database cannot be reached or is not set up at the start. Later it is tried again for ever.
     pub async fn run(self, stop: CancellationToken) -> Result<(), DaemonError> {
-        let Self { context, http, pool, native, reloads: (_sender, mut configs) } = self;
-        let (sender, mut reloads) = mpsc::channel(1);
+        let Self { context, http, pool, native, handlers, configs } = self;
+        let mut changed = configs.subscribe();
         let build = async {
-            while let Some(config) = configs.recv().await {
-                match specs(&config.handlers, &native, &http, &pool) {
+            while changed.changed().await.is_ok() {
+                let specs = specs(&changed.borrow_and_update().handlers, &native, &http, &pool);
+                match specs {
                     Ok(specs) => {
-                        *context.handlers.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&specs);
-                        let _ = sender.send(Reload(specs)).await;
+                        handlers.send_replace(specs);
                     }
                     Err(error) => {
                         context.observer.tell(&Observation::ReloadRefused { error: error.to_string() });
@@ -130,18 +131,14 @@ impl Daemon {
             }
         };
         tokio::select! {
-            result = terms(&context, &mut reloads, &stop) => result,
+            result = terms(&context, &stop) => result,
             () = build => std::future::pending().await,
         }
     }
 }
 
 /// Term after term.
-async fn terms(
-    context: &Context,
-    reloads: &mut mpsc::Receiver<Reload>,
-    stop: &CancellationToken,
-) -> Result<(), DaemonError> {
+async fn terms(context: &Context, stop: &CancellationToken) -> Result<(), DaemonError> {
     let mut pause = RECONNECT_MIN;
     let mut first = true;
     loop {
@@ -162,7 +159,7 @@ async fn terms(
                 let (positions, watched) = watch::channel(Positions::new());
                 // The janitor works beside the term and ends with it.
                 let end = tokio::select! {
-                    end = term::lead(context, links, reloads, &positions, stop) => end,
+                    end = term::lead(context, links, &positions, stop) => end,
                     () = janitor::run(context, watched) => End::Lost("the janitor ended".to_owned()),
                 };
                 match end {
@@ -180,7 +177,7 @@ async fn terms(
             }
             Err(LeadError::Setup(reason)) => return Err(DaemonError::Setup(reason)),
             Err(LeadError::Connect(error)) if first => return Err(error.into()),
-            Err(error) => error.to_string(),
+            Err(error) => chain(&error),
         };
         first = false;
         let jittered = RECONNECT_MIN + pause.mul_f64(fastrand::f64());
@@ -196,14 +193,9 @@ async fn terms(
 
 impl Reloader {
     /// Gives the daemon another configuration; what runs goes on. `false` when the daemon has ended.
-    pub async fn reload(&self, config: Config) -> bool {
-        self.0.send(config).await.is_ok()
-    }
-}
-
-impl Context {
-    fn handlers(&self) -> Arc<[HandlerSpec]> {
-        Arc::clone(&self.handlers.lock().unwrap_or_else(PoisonError::into_inner))
+    #[must_use]
+    pub fn reload(&self, config: Config) -> bool {
+        self.0.send(config).is_ok()
     }
 }
 
@@ -294,14 +286,10 @@ impl DaemonBuilder {
         let http = http::client().map_err(DaemonError::Http)?;
         let pool = target.pool(config.daemon.pool_size)?;
         let handlers = specs(&config.handlers, &native, &http, &pool)?;
-        let context = Context {
-            target,
-            daemon: config.daemon,
-            observer,
-            progress: Watchdog::from_env(),
-            handlers: Mutex::new(handlers),
-        };
-        Ok(Daemon { context, http, pool, native, reloads: mpsc::channel(1) })
+        let (handlers, watched) = watch::channel(handlers);
+        let daemon = config.daemon.clone();
+        let context = Context { target, daemon, observer, progress: Watchdog::from_env(), handlers: watched };
+        Ok(Daemon { context, http, pool, native, handlers, configs: watch::Sender::new(config) })
     }
 }
 

@@ -163,7 +163,7 @@ mod tests {
     }
 
     fn tail(positions: &[u64]) -> Tail {
-        let positions = positions.iter().enumerate().map(|(i, &xmax)| (LaneId(i as u32), at(xmax))).collect();
+        let positions = (0u32..).zip(positions).map(|(lane, &xmax)| (LaneId(lane), at(xmax))).collect();
         Tail::new(&positions, at(1000))
     }
 

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::{BoxFuture, select_all};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -21,11 +21,10 @@ use super::read::{Answer, Earlier};
 use super::runner::Runner;
 use super::settle::{self, Reply, Request};
 use super::tail::Tail;
-use super::{Context, HandlerSpec, Positions, Reload};
+use super::{Context, HandlerSpec, Handlers, Positions};
 use crate::event::Attempt;
 use crate::observe::Observation;
 use crate::outcome::{Outcome, Settlement};
-use crate::snapshot::Snapshot;
 use crate::store::registry::Checkpoint;
 use crate::store::settle::{Claimed, NextDue};
 use crate::store::{Error, Store};
@@ -62,6 +61,8 @@ pub(super) struct Links {
     pub(super) wake: Arc<Notify>,
     pub(super) installation: Uuid,
     pub(super) earlier: Earlier,
+    /// The registered handlers, and the watch that tells of others.
+    pub(super) handlers: (Arc<[HandlerSpec]>, Handlers),
     pub(super) checkpoints: Vec<Checkpoint>,
 }
 
@@ -71,8 +72,8 @@ pub(super) struct Slot {
     pub(super) lane: Lane,
     /// It left the configuration: it ends what runs and goes.
     pub(super) leaving: bool,
-    /// Where its position was stored last.
-    pub(super) stored: Snapshot,
+    /// What was stored last.
+    pub(super) stored: Checkpoint,
 }
 
 /// Something that happened.
@@ -84,7 +85,7 @@ enum Input {
     Ended(Ticket, Outcome),
     Answered(Result<Answer, Error>),
     Woken,
-    Reload(Reload),
+    Reload,
     Time,
 }
 
@@ -93,7 +94,7 @@ pub(super) struct Ears<'a> {
     pub(super) wake: Arc<Notify>,
     pub(super) replies: UnboundedReceiver<Reply>,
     pub(super) settler: JoinSet<Result<(), Error>>,
-    pub(super) reloads: &'a mut mpsc::Receiver<Reload>,
+    pub(super) handlers: Handlers,
     pub(super) stop: &'a CancellationToken,
 }
 
@@ -126,9 +127,10 @@ pub(super) struct Term<'a> {
     /// Something was read or settled since positions were stored last.
     pub(super) dirty: bool,
     pub(super) positions: &'a watch::Sender<Positions>,
-    /// Handlers that wait for their registration, or for a slot of the same name to go.
+    /// Handlers that wait until no slot of one of their names is leaving.
     pub(super) reload: Option<Arc<[HandlerSpec]>>,
-    pub(super) registering: bool,
+    /// Handlers that are being registered.
+    pub(super) registering: Option<Arc<[HandlerSpec]>>,
     pub(super) stopping: bool,
 }
 
@@ -136,7 +138,6 @@ pub(super) struct Term<'a> {
 pub(super) async fn lead(
     context: &Context,
     links: Links,
-    reloads: &mut mpsc::Receiver<Reload>,
     positions: &watch::Sender<Positions>,
     stop: &CancellationToken,
 ) -> End {
@@ -147,7 +148,8 @@ pub(super) async fn lead(
     let mut settler = JoinSet::new();
     let (leader, observer) = (links.leader, context.observer.clone());
     settler.spawn(async move { settle::run(&leader, queue, answers, observer).await });
-    let mut ears = Ears { wake: links.wake, replies, settler, reloads, stop };
+    let (specs, handlers) = links.handlers;
+    let mut ears = Ears { wake: links.wake, replies, settler, handlers, stop };
     let now = Instant::now();
     let mut term = Term {
         context,
@@ -172,10 +174,10 @@ pub(super) async fn lead(
         dirty: true,
         positions,
         reload: None,
-        registering: false,
+        registering: None,
         stopping: false,
     };
-    term.begin(links.checkpoints, now);
+    term.begin(&specs, links.checkpoints, now);
     let end = term.run(&mut ears, lost).await;
     term.runner.cut_off().await;
     // The listening session lives as long as the term.
@@ -184,8 +186,7 @@ pub(super) async fn lead(
 }
 
 impl Term<'_> {
-    fn begin(&mut self, checkpoints: Vec<Checkpoint>, now: Instant) {
-        let specs = self.context.handlers();
+    fn begin(&mut self, specs: &[HandlerSpec], checkpoints: Vec<Checkpoint>, now: Instant) {
         let mut positions = BTreeMap::new();
         for checkpoint in checkpoints {
             if let Some(spec) = specs.iter().find(|spec| spec.name == checkpoint.handler) {
@@ -208,6 +209,9 @@ impl Term<'_> {
             let input = self.hear(ears, lost.as_mut(), wait_until).await;
             let now = Instant::now();
             self.context.progress.made(now);
+            if matches!(input, Input::Reload) {
+                self.reload = Some(Arc::clone(&ears.handlers.borrow_and_update()));
+            }
             if matches!(input, Input::Stop) {
                 stop_at = Some(now + self.context.daemon.drain_timeout);
             }
@@ -246,7 +250,7 @@ impl Term<'_> {
             (ticket, outcome) = self.runner.ended() => Input::Ended(ticket, outcome),
             answer = job => Input::Answered(answer),
             () = ears.wake.notified() => Input::Woken,
-            Some(reload) = ears.reloads.recv(), if !self.stopping => Input::Reload(reload),
+            Ok(()) = ears.handlers.changed(), if !self.stopping => Input::Reload,
             () = tokio::time::sleep_until(until.into()) => Input::Time,
         }
     }
@@ -273,7 +277,8 @@ impl Term<'_> {
                 self.bell.ring(now);
                 self.all_may_be_due(now);
             }
-            Input::Reload(Reload(specs)) => self.reload = Some(specs),
+            // The new handlers have been noted; `act` takes them.
+            Input::Reload => {}
             Input::Time => self.time(now)?,
         }
         Ok(())
@@ -437,9 +442,11 @@ impl Term<'_> {
         self.checkpoint_at = now + again_in;
         let mut moved = Vec::new();
         for slot in self.slots.values_mut() {
-            if slot.stored != *slot.lane.position() {
-                slot.stored.clone_from(slot.lane.position());
-                moved.push(slot.checkpoint());
+            let checkpoint = slot.checkpoint();
+            // What was finished counts too: inside a large transaction the position stands still, the rate does not.
+            if (&slot.stored.position, slot.stored.finished) != (&checkpoint.position, checkpoint.finished) {
+                slot.stored.clone_from(&checkpoint);
+                moved.push(checkpoint);
             }
         }
         let all = self.slots.values().map(|slot| (slot.spec.name.to_string(), slot.lane.position().clone()));
