@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use crate::daemon::DaemonError;
 use crate::observe::chain;
-use crate::postgres::{ConnectError, MigrateError};
+use crate::postgres::{ConnectError, MigrateError, ThrowawayError};
 use crate::store;
 
 /// A message for the operator and the code the process ends with.
@@ -33,6 +33,11 @@ impl Failure {
     /// Something that should not be possible.
     pub(super) fn internal(message: impl Into<String>) -> Self {
         Self { code: 70, message: message.into() }
+    }
+
+    /// With an exit code of its own.
+    pub(super) fn with_code(code: u8, message: impl Into<String>) -> Self {
+        Self { code, message: message.into() }
     }
 
     /// Prints the message and gives the exit code.
@@ -76,6 +81,24 @@ impl From<MigrateError> for Failure {
             _ => 1,
         };
         Self { code, message: chain(&error) }
+    }
+}
+
+impl From<ThrowawayError> for Failure {
+    fn from(error: ThrowawayError) -> Self {
+        let code = match &error {
+            ThrowawayError::NotFound(_) => 69,
+            ThrowawayError::Connect(error) => error.exit_code(),
+            _ => 1,
+        };
+        Self { code, message: chain(&error) }
+    }
+}
+
+impl From<tokio_postgres::Error> for Failure {
+    fn from(error: tokio_postgres::Error) -> Self {
+        let code = if error.as_db_error().is_some() { 1 } else { 69 };
+        Self { code, message: store::reason(&error) }
     }
 }
 

@@ -4,6 +4,7 @@
 //! a database that is not set up (systemd does not restart after it).
 
 mod check;
+mod demo;
 mod events;
 mod failure;
 mod forget;
@@ -51,6 +52,11 @@ struct Global {
 enum Verb {
     /// Run the daemon: dispatch events, or stand by for another daemon that does
     Run(run::Run),
+    /// Watch it work: a PostgreSQL of its own, an app, events, handlers, retries; nothing is left behind
+    Demo(demo::Demo),
+    /// What the demo's command handlers run
+    #[command(hide = true)]
+    DemoCommand(demo::DemoCommand),
     /// Make the schema `outbox`, or bring it up to date
     Migrate(migrate::Migrate),
     /// Check the configuration and the database, and say what is wrong
@@ -79,6 +85,8 @@ impl Cli {
         let result = runtime.block_on(async {
             match verb {
                 Verb::Run(run) => run.run(&global).await,
+                Verb::Demo(demo) => demo.run(&global).await,
+                Verb::DemoCommand(command) => command.run(),
                 Verb::Migrate(migrate) => migrate.run(&global).await,
                 Verb::Check(check) => check.run(&global).await,
                 Verb::Status(status) => status.run(&global).await,

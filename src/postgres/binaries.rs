@@ -24,12 +24,17 @@ const VERSIONED: [(&str, &str, &str); 4] = [
 pub(super) struct Binaries(PathBuf);
 
 impl Binaries {
-    /// `OUTBOXD_PG_BIN`, then `PATH`, `pg_config`, and where packages put them. The error is one line.
+    /// `OUTBOXD_PG_BIN` and nothing else if it is set; without it `PATH`, `pg_config`, and where packages put them. The
+    /// error is one line.
     pub(super) fn find(env: &dyn Fn(&str) -> Option<OsString>) -> Result<Self, String> {
         if let Some(folder) = env("OUTBOXD_PG_BIN").filter(|folder| !folder.is_empty()) {
             let folder = PathBuf::from(folder);
             return Self::in_folder(&folder).ok_or_else(|| {
-                format!("OUTBOXD_PG_BIN is {}, but initdb and postgres are not both there", folder.display())
+                format!(
+                    "OUTBOXD_PG_BIN is {}, but initdb and postgres are not both there; install PostgreSQL's server \
+                     (Debian and Ubuntu: apt-get install postgresql), or name the folder that holds them",
+                    folder.display()
+                )
             });
         }
         let path = env("PATH").unwrap_or_default();

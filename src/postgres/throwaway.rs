@@ -12,7 +12,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_postgres::Config;
 
@@ -152,6 +152,18 @@ impl ThrowawayPostgres {
         &self.folder
     }
 
+    /// Makes a folder that goes when the server goes, whoever removes it, for what belongs to the same demo or test.
+    pub fn make_subfolder(&self, name: &str) -> Result<PathBuf, ThrowawayError> {
+        let folder = self.folder.join(name);
+        let failed = |source| io_error(format!("make the folder {}", folder.display()), source);
+        DirBuilder::new().mode(0o700).create(&folder).map_err(failed)?;
+        if let Some(account) = &self.account {
+            // The guard is that account, and removes files only from folders of its own.
+            std::os::unix::fs::lchown(&folder, Some(account.uid), Some(account.gid)).map_err(failed)?;
+        }
+        Ok(folder)
+    }
+
     /// What the server writes.
     #[must_use]
     pub fn log_file(&self) -> PathBuf {
@@ -171,11 +183,9 @@ impl ThrowawayPostgres {
     async fn initialise(&mut self) -> Result<(), ThrowawayError> {
         let mut command = self.command(self.binaries.initdb());
         command.args(["-A", "trust", "--no-sync", "--no-locale", "--encoding=UTF8", "-U", USER, "-D"]).arg(self.data());
-        let mut initdb = self.spawn(command, "initdb")?;
-        let ended = wait(&mut initdb, START_MAX).await;
-        if !matches!(ended, Ok(Some(_))) {
-            let _ = initdb.kill().and_then(|()| initdb.wait());
-        }
+        let mut initdb = Initdb(self.spawn(command, "initdb")?);
+        let ended = wait(&mut initdb.0, START_MAX).await;
+        drop(initdb);
         self.tell_guard("")?;
         match ended.map_err(|source| io_error("wait for initdb", source))? {
             Some(status) if status.success() => Ok(()),
@@ -277,6 +287,19 @@ impl Drop for ThrowawayPostgres {
         }
         let _ = fs::remove_dir_all(&self.folder);
         self.guard.dismiss();
+    }
+}
+
+/// initdb. Whoever stops waiting for it removes its folder, so it ends first, with the programs it runs.
+struct Initdb(Child);
+
+impl Drop for Initdb {
+    fn drop(&mut self) {
+        if matches!(self.0.try_wait(), Ok(None)) {
+            let group = i32::try_from(self.0.id()).ok().and_then(Pid::from_raw);
+            let _ = group.map(|group| kill_process_group(group, Signal::KILL));
+            let _ = self.0.wait();
+        }
     }
 }
 

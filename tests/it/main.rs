@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a helper of a test fails like a test: by a panic")]
 
 mod connect;
+mod demo;
 mod dispatch;
 mod harness;
 mod migrate;
