@@ -193,7 +193,7 @@ impl Term<'_> {
             if self.stopping && (self.is_idle() || stop_at.is_some_and(|at| now >= at)) {
                 return self.finish(ears).await;
             }
-            let wait_until = stop_at.into_iter().chain([self.wake_at()]).min().unwrap_or(now);
+            let wait_until = stop_at.into_iter().chain([self.wake_at(now)]).min().unwrap_or(now);
             let input = self.hear(ears, lost.as_mut(), wait_until).await;
             let now = Instant::now();
             self.context.progress.made(now);
@@ -331,6 +331,9 @@ impl Term<'_> {
                     }
                 };
                 let Some(read) = self.tail.next(bell == Next::Read, room, fell) else { return };
+                if matches!(read, Read::Head { .. }) {
+                    self.bell.reads();
+                }
                 let lanes = match &read {
                     Read::Head { lanes, .. } => lanes.as_slice(),
                     Read::Behind { lane, .. } => std::slice::from_ref(lane),
@@ -486,8 +489,10 @@ impl Term<'_> {
 
     // Time ------------------------------------------------------------------------------------------------------
 
-    fn wake_at(&self) -> Instant {
-        let bell = match self.bell.next(Instant::now()) {
+    /// When to act again if nothing happens. At the same `now` as the act before: what has become due since then must
+    /// be waited for, not taken for something that is under way.
+    fn wake_at(&self, now: Instant) -> Instant {
+        let bell = match self.bell.next(now) {
             Next::Wait(at) if self.tail.wants_head() => at,
             // Anything else is under way, or waits for room, which comes with an input.
             _ => None,
