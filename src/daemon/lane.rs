@@ -218,6 +218,10 @@ impl Lane {
             free.min((self.config.concurrency / 4).max(1).saturating_sub(self.running_due))
         };
         self.reserved = slots;
+        if slots > 0 {
+            // The answer says what is due next; what is noted from here on may be news to it.
+            self.due_at = None;
+        }
         slots
     }
 
@@ -225,7 +229,9 @@ impl Lane {
     pub fn claimed(&mut self, claimed: Vec<Claimed>, due_in: Option<Duration>, now: Instant, steps: &mut Vec<Step>) {
         // One that is due and was not claimed although there was a slot is locked by somebody; no hurry then.
         let locked = claimed.len() < std::mem::take(&mut self.reserved) && due_in == Some(Duration::ZERO);
-        self.due_at = due_in.map(|due_in| now + if locked { LOCKED_PAUSE } else { due_in });
+        if let Some(due_in) = due_in {
+            self.due_within(if locked { LOCKED_PAUSE } else { due_in }, now);
+        }
         for claimed in claimed {
             let ticket = self.insert(Delivery {
                 event: Arc::new(claimed.event),
