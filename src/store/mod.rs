@@ -99,6 +99,10 @@ pub fn reason(error: &tokio_postgres::Error) -> String {
     }
 }
 
+/// The settings of the session that reads the log; see [`Store::pin_plans`].
+pub const TAIL_SETTINGS: &str = "SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; \
+                                 SET enable_bitmapscan = off; SET enable_sort = off; SET jit = off";
+
 type Params<'a> = &'a [&'a (dyn ToSql + Sync)];
 
 impl Store {
@@ -168,12 +172,7 @@ impl Store {
     /// The plan of the tail must not change with what the tables happened to hold when it was first planned: a plan
     /// cached while they were empty read them sequentially for minutes (235 ms instead of 2.5).
     pub async fn pin_plans(&self) -> Result<(), Error> {
-        self.command(
-            "pin_plans",
-            "SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; SET enable_bitmapscan = off; \
-             SET enable_sort = off; SET jit = off",
-        )
-        .await
+        self.command("pin_plans", TAIL_SETTINGS).await
     }
 
     /// Hears the bell from now on.

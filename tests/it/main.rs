@@ -2,8 +2,15 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a helper of a test fails like a test: by a panic")]
 
+mod bell;
 mod connect;
 mod dispatch;
 mod harness;
+mod lane;
 mod migrate;
+mod model;
+mod queries;
+mod restart;
+mod sweep;
+mod tail;
 mod throwaway;
