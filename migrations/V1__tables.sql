@@ -184,6 +184,9 @@ CREATE TABLE outbox.installation (
     id                uuid        NOT NULL DEFAULT gen_random_uuid(),
     system_identifier bigint      NOT NULL,
     timeline          integer     NOT NULL,
+    -- Events up to this id have been read again since a restore or failover, behind no position; there
+    -- handler.first_id says which of them are meant for a handler.
+    rebuilt_id        bigint      NOT NULL DEFAULT 0,
     dedup_window      interval    NOT NULL DEFAULT '24 hours',
     created_at        timestamptz NOT NULL DEFAULT now(),
     CONSTRAINT there_is_one_row CHECK (singleton),

@@ -1,4 +1,5 @@
--- Writes the handlers of the configuration. Changed topics apply to the events from now on.
+-- Writes the handlers of the configuration. Changed topics apply from the handler's position on: first_id must not
+-- pass an event that it has yet to finish.
 -- $1 jsonb: [{name, topics, kind, settings, beginning}]. A handler begins with the events from now on, unless it says
 -- `beginning` or is among the first of the installation, which have nothing before them.
 WITH wanted AS (
@@ -15,5 +16,9 @@ SELECT name, topics, outbox.topic_regex(topics), kind, settings, first_id FROM w
 ON CONFLICT (name) DO UPDATE
 SET topics = excluded.topics, topic_regex = excluded.topic_regex, kind = excluded.kind, settings = excluded.settings,
     absent = false, updated_at = now(),
-    first_id = CASE WHEN h.topics = excluded.topics THEN h.first_id ELSE (SELECT min(next_id) FROM wanted) END
+    first_id = CASE WHEN h.topics = excluded.topics THEN h.first_id ELSE least(
+        (SELECT min(next_id) FROM wanted),
+        (SELECT min(e.id)
+         FROM (SELECT position FROM outbox.position WHERE handler = h.name ORDER BY n DESC LIMIT 1) p
+         JOIN outbox.event e ON e.xid >= pg_snapshot_xmin(p.position) AND NOT pg_visible_in_snapshot(e.xid, p.position))) END
 WHERE (h.topics, h.kind, h.settings, h.absent) IS DISTINCT FROM (excluded.topics, excluded.kind, excluded.settings, false)

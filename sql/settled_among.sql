@@ -1,5 +1,12 @@
--- Which of these deliveries an earlier daemon has settled already: they have a row in outbox.done or outbox.open.
--- $1 bigint[]: event ids   $2 text[]: handlers. Result: the pairs that exist; a pair without a row is pending.
+-- Which of these deliveries need not run: an earlier daemon has settled them (they have a row in outbox.done or
+-- outbox.open), or they come from reading the log again in another cluster and are older than their handler.
+-- $1 bigint[]: event ids   $2 text[]: handlers. Result: those pairs; any other is pending.
 SELECT event_id, handler FROM outbox.done WHERE event_id = ANY ($1) AND handler = ANY ($2)
 UNION ALL
 SELECT event_id, handler FROM outbox.open WHERE event_id = ANY ($1) AND handler = ANY ($2)
+UNION ALL
+SELECT e.id, h.name
+FROM outbox.installation i
+JOIN outbox.handler h ON h.name = ANY ($2)
+JOIN unnest($1) AS e (id) ON e.id <= i.rebuilt_id AND e.id < h.first_id
+WHERE i.singleton

@@ -2,6 +2,7 @@
 -- The first arm reads the transactions that were in progress in the position and have ended since; without its guard
 -- every wake would step over all the rows of a large transaction that is still open. The second reads everything
 -- newer. xids of the first are below those of the second, so the arms follow each other in order.
+-- `xid = late.xid ORDER BY id` means the same, and would be planned as a scan by id of a partition that is empty yet.
 -- $1 text[], $2 bigint[]: in-progress xids of the position, ascending, and for each the last id already read (or the lowest bigint)
 -- $3 text, $4 bigint: read behind this (xid, id)   $5 bigint: rows at most
 -- Result: first one row with only `snapshot`, this statement's own; then the events. No event: there is no news.
@@ -16,8 +17,8 @@ FROM (
      FROM unnest($1::text[], $2::bigint[]) AS late (xid, after_id)
      CROSS JOIN LATERAL (
          SELECT * FROM outbox.event
-         WHERE xid = late.xid::xid8 AND id > late.after_id
-         ORDER BY id LIMIT $5
+         WHERE (xid, id) > (late.xid::xid8, late.after_id) AND xid <= late.xid::xid8
+         ORDER BY xid, id LIMIT $5
      ) e
      WHERE pg_visible_in_snapshot(late.xid::xid8, pg_current_snapshot())
      LIMIT $5)

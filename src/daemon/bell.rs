@@ -42,6 +42,8 @@ pub struct Bell {
     streak: u8,
     /// When to read next; `None` when only the bell says so.
     read_at: Option<Instant>,
+    /// It rang after the present read began, which may not see what was announced.
+    rung: bool,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -71,7 +73,7 @@ impl Bell {
     /// Begins awake: the first thing a leader does is read.
     #[must_use]
     pub fn new(now: Instant) -> Self {
-        Self { mode: Mode::Awake { quiet_since: now }, streak: 0, read_at: Some(now) }
+        Self { mode: Mode::Awake { quiet_since: now }, streak: 0, read_at: Some(now), rung: false }
     }
 
     #[must_use]
@@ -95,9 +97,15 @@ impl Bell {
 
     /// The bell rang, or somebody wants the log read anyway.
     pub fn ring(&mut self, now: Instant) {
+        self.rung = true;
         if !matches!(self.mode, Mode::Awake { .. }) {
             self.read_at = Some(now);
         }
+    }
+
+    /// The log begins to be read: what rings from now on asks for another read.
+    pub fn reads(&mut self) {
+        self.rung = false;
     }
 
     /// The log was read and held so many events; the read's own snapshot says which producers had ended.
@@ -106,7 +114,7 @@ impl Bell {
         self.streak = if found { self.streak.saturating_add(1) } else { 0 };
         self.read_at = match &mut self.mode {
             Mode::Awake { .. } if events < PAGE_WORTH => Some(now + READ_PAUSE),
-            _ if found => Some(now),
+            _ if found || self.rung => Some(now),
             Mode::Drowsy { since, producers } => {
                 producers.retain(|&xid| !snapshot.sees(xid));
                 (!producers.is_empty()).then(|| now + ((now - *since) / 16).clamp(DROWSY_PAUSE_MIN, DROWSY_PAUSE_MAX))
@@ -122,7 +130,7 @@ impl Bell {
 
     /// The flag says "asleep" now, and these transactions may have skipped the bell.
     pub fn fell_asleep(&mut self, producers: Vec<u64>, now: Instant) {
-        *self = Self { mode: Mode::Drowsy { since: now, producers }, streak: 0, read_at: Some(now) };
+        *self = Self { mode: Mode::Drowsy { since: now, producers }, streak: 0, read_at: Some(now), rung: false };
     }
 
     /// The flag says "awake" now.
@@ -169,6 +177,26 @@ mod tests {
         assert_eq!(bell.next(now), Next::Read);
         bell.read(0, &nothing_in_progress(), now);
         assert!(bell.is_asleep());
+    }
+
+    #[test]
+    fn a_ring_during_a_read_asks_for_another_one() {
+        let now = Instant::now();
+        let mut bell = Bell::new(now);
+        bell.fell_asleep(vec![], now);
+        bell.reads();
+        bell.read(0, &nothing_in_progress(), now);
+        assert!(bell.is_asleep());
+        bell.ring(now);
+        assert_eq!(bell.next(now), Next::Read);
+        bell.reads();
+        // Committed after the read's snapshot, heard before its answer.
+        bell.ring(now);
+        bell.read(0, &nothing_in_progress(), now);
+        assert_eq!(bell.next(now), Next::Read);
+        bell.reads();
+        bell.read(0, &nothing_in_progress(), now);
+        assert_eq!(bell.next(now), Next::Wait(None));
     }
 
     #[test]

@@ -107,6 +107,9 @@ impl Term<'_> {
                     }
                 };
                 let Some(read) = self.tail.next(bell == Next::Read, room, fell) else { return };
+                if matches!(read, Read::Head { .. }) {
+                    self.bell.reads();
+                }
                 let lanes = match &read {
                     Read::Head { lanes, .. } => lanes.as_slice(),
                     Read::Behind { lane, .. } => std::slice::from_ref(lane),
@@ -135,7 +138,8 @@ impl Term<'_> {
                 self.dirty |= events > 0;
                 let position = self.tail.read_head(cursor).clone();
                 for lane in lanes {
-                    if let Some(slot) = self.slots.get_mut(&lane) {
+                    // One that is leaving was offered nothing.
+                    if let Some(slot) = self.slots.get_mut(&lane).filter(|slot| !slot.leaving) {
                         slot.lane.close_window(&position);
                     }
                 }
@@ -145,7 +149,7 @@ impl Term<'_> {
                 self.offer(page, &settled, &[lane], now);
                 let (position, caught_up) = self.tail.read_behind(lane, cursor);
                 self.dirty = true;
-                if let Some(slot) = self.slots.get_mut(&lane) {
+                if let Some(slot) = self.slots.get_mut(&lane).filter(|slot| !slot.leaving) {
                     slot.lane.close_window(&position);
                     if caught_up {
                         let handler = Arc::clone(&slot.spec.name);

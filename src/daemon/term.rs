@@ -205,7 +205,7 @@ impl Term<'_> {
             if self.stopping && (self.is_idle() || stop_at.is_some_and(|at| now >= at)) {
                 return self.finish(ears).await;
             }
-            let wait_until = stop_at.into_iter().chain([self.wake_at()]).min().unwrap_or(now);
+            let wait_until = stop_at.into_iter().chain([self.wake_at(now)]).min().unwrap_or(now);
             let input = self.hear(ears, lost.as_mut(), wait_until).await;
             let now = Instant::now();
             self.context.progress.made(now);
@@ -394,8 +394,10 @@ impl Term<'_> {
         }
     }
 
-    fn wake_at(&self) -> Instant {
-        let bell = match self.bell.next(Instant::now()) {
+    /// When to act again if nothing happens. At the same `now` as the act before: what has become due since then must
+    /// be waited for, not taken for something that is under way.
+    fn wake_at(&self, now: Instant) -> Instant {
+        let bell = match self.bell.next(now) {
             Next::Wait(at) if self.tail.wants_head() => at,
             // Anything else is under way, or waits for room, which comes with an input.
             _ => None,

@@ -1,6 +1,6 @@
 //! Reading the log: pages behind a position, positions, the bell's flag, the sweep.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 use futures_util::{TryStreamExt as _, pin_mut};
@@ -12,12 +12,13 @@ use super::{Cause, Error, RawJson, Store, failed, sql};
 use crate::event::{Event, EventId};
 use crate::snapshot::Snapshot;
 
-/// Where a reader stands: what it has consumed, and how much of the transaction after that.
+/// Where a reader stands: what it has consumed, and how much of some transactions besides.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cursor {
     pub position: Snapshot,
-    /// Of this transaction, which `position` does not see, the rows up to this id are consumed.
-    pub partial: Option<(u64, i64)>,
+    /// Of these transactions, which `position` does not see, the rows up to this id are consumed. More than one: a
+    /// page may end inside one transaction, and the next inside an older one that has committed meanwhile.
+    pub partial: BTreeMap<u64, i64>,
 }
 
 /// One event as the log holds it, with what decides when it may run.
@@ -55,36 +56,41 @@ pub struct PageLimit {
 impl Cursor {
     #[must_use]
     pub fn at(position: Snapshot) -> Self {
-        Self { position, partial: None }
+        Self { position, partial: BTreeMap::new() }
     }
 
     /// Whether an event of this transaction with this id has been consumed.
     #[must_use]
     pub fn has_consumed(&self, xid: u64, id: i64) -> bool {
-        self.position.sees(xid) || self.partial.is_some_and(|(x, last)| x == xid && id <= last)
+        self.position.sees(xid) || self.partial.get(&xid).is_some_and(|&last| id <= last)
     }
 
     /// The (xid, id) behind which everything newer than the position lies.
     fn range_start(&self) -> (u64, i64) {
-        match self.partial {
-            Some((xid, id)) if xid >= self.position.xmax() => (xid, id),
-            _ => (self.position.xmax(), i64::MIN),
+        let xmax = self.position.xmax();
+        match self.partial.last_key_value() {
+            Some((&xid, &id)) if xid >= xmax => (xid, id),
+            _ => (xmax, i64::MIN),
         }
     }
 
     /// The transactions in progress in the position, as parameters: xid and the last id consumed of each.
     fn late(&self) -> (Vec<String>, Vec<i64>) {
         let xids = self.position.in_progress();
-        let after = xids.iter().map(|&xid| match self.partial {
-            Some((x, id)) if x == xid => id,
-            _ => i64::MIN,
-        });
+        let after = xids.iter().map(|xid| self.partial.get(xid).copied().unwrap_or(i64::MIN));
         (xids.iter().map(u64::to_string).collect(), after.collect())
     }
 
-    /// Where the reader stands after a page that ended, full, with this event; `now` is what it could see.
-    fn after_full(&self, last: &Logged, now: &Snapshot) -> Self {
-        Self { position: self.position.consumed_below(last.xid, now), partial: Some((last.xid, last.event.id.0)) }
+    /// Where the reader stands after a page that ended, full, with the event (xid, id). Pages are read in that order
+    /// and up to `end`, which includes this cursor.
+    #[must_use]
+    pub fn after_full(&self, xid: u64, id: i64, end: &Self) -> Self {
+        let position = self.position.consumed_below(xid, &end.position);
+        // What `end` has of a transaction below `xid` was read, too; above it nothing was.
+        let read = end.partial.range(..xid);
+        let known = self.partial.iter().chain(read).map(|(&xid, &id)| (xid, id)).chain([(xid, id)]);
+        let partial = known.filter(|&(xid, _)| !position.sees(xid)).collect();
+        Self { position, partial }
     }
 }
 
@@ -103,9 +109,10 @@ impl Store {
         let params: [&(dyn ToSql + Sync); 5] = [&late, &after, &xid.to_string(), &id, &rows(limit)];
         let (events, snapshot, full) = self.page(sql!("tail_head"), &params, limit).await?;
         let now = snapshot.unwrap_or_else(|| cursor.position.clone());
+        let end = Cursor::at(now.clone());
         let cursor = match events.last() {
-            Some(last) if full => cursor.after_full(last, &now),
-            _ => Cursor::at(now.clone()),
+            Some(last) if full => cursor.after_full(last.xid, last.event.id.0, &end),
+            _ => end,
         };
         Ok(Page { events, cursor, full, snapshot: Some(now) })
     }
@@ -114,9 +121,9 @@ impl Store {
     pub async fn tail_behind(&self, cursor: &Cursor, head: &Cursor, limit: PageLimit) -> Result<Page, Error> {
         let (late, after) = cursor.late();
         let (xid, id) = cursor.range_start();
-        let partial_xid = head.partial.map(|(xid, _)| xid.to_string());
-        let partial_id = head.partial.map(|(_, id)| id);
-        let upper = head.partial.map_or(head.position.xmax(), |(xid, _)| head.position.xmax().max(xid + 1));
+        let partial_xids: Vec<String> = head.partial.keys().map(u64::to_string).collect();
+        let partial_ids: Vec<i64> = head.partial.values().copied().collect();
+        let upper = head.partial.keys().map(|xid| xid + 1).fold(head.position.xmax(), u64::max);
         let params: [&(dyn ToSql + Sync); 9] = [
             &late,
             &after,
@@ -124,13 +131,13 @@ impl Store {
             &id,
             &rows(limit),
             &head.position.to_string(),
-            &partial_xid,
-            &partial_id,
+            &partial_xids,
+            &partial_ids,
             &upper.to_string(),
         ];
         let (events, _, full) = self.page(sql!("tail_behind"), &params, limit).await?;
         let cursor = match events.last() {
-            Some(last) if full => cursor.after_full(last, &head.position),
+            Some(last) if full => cursor.after_full(last.xid, last.event.id.0, head),
             _ => head.clone(),
         };
         Ok(Page { events, cursor, full, snapshot: None })
@@ -161,7 +168,9 @@ impl Store {
             }
         }
         let full = events.len() >= limit.events || bytes >= limit.bytes;
-        debug_assert!(events.is_sorted_by_key(|e| (e.xid, e.event.id)), "a page is read in the order of (xid, id)");
+        if !events.is_sorted_by_key(|e| (e.xid, e.event.id)) {
+            return Err(failed(name)(Cause::PageOrder));
+        }
         Ok((events, snapshot, full))
     }
 

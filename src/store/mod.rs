@@ -57,6 +57,9 @@ pub enum Cause {
     Snapshot(#[from] crate::snapshot::ParseError),
     #[error("{0:?} is not a transaction id")]
     TransactionId(String),
+    /// The order is what makes a page boundary a position.
+    #[error("the page is not in the order of (xid, id)")]
+    PageOrder,
 }
 
 impl Error {
@@ -65,7 +68,7 @@ impl Error {
     pub fn code(&self) -> Option<&SqlState> {
         match &self.source {
             Cause::Postgres(error) => error.code(),
-            Cause::Snapshot(_) | Cause::TransactionId(_) => None,
+            Cause::Snapshot(_) | Cause::TransactionId(_) | Cause::PageOrder => None,
         }
     }
 
@@ -98,6 +101,10 @@ pub fn reason(error: &tokio_postgres::Error) -> String {
         None => error.to_string(),
     }
 }
+
+/// The settings of the session that reads the log; see [`Store::pin_plans`].
+pub const TAIL_SETTINGS: &str = "SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; \
+                                 SET enable_bitmapscan = off; SET enable_sort = off; SET max_parallel_workers_per_gather = 0; SET jit = off";
 
 type Params<'a> = &'a [&'a (dyn ToSql + Sync)];
 
@@ -168,12 +175,7 @@ impl Store {
     /// The plan of the tail must not change with what the tables happened to hold when it was first planned: a plan
     /// cached while they were empty read them sequentially for minutes (235 ms instead of 2.5).
     pub async fn pin_plans(&self) -> Result<(), Error> {
-        self.command(
-            "pin_plans",
-            "SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; SET enable_bitmapscan = off; \
-             SET enable_sort = off; SET jit = off",
-        )
-        .await
+        self.command("pin_plans", TAIL_SETTINGS).await
     }
 
     /// Hears the bell from now on.

@@ -3,6 +3,7 @@
 mod cluster;
 mod daemon;
 mod process;
+pub(crate) mod workload;
 
 use std::time::Duration;
 
