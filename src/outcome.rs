@@ -19,6 +19,8 @@ pub enum Outcome {
     Done { result: Option<Value> },
     /// It succeeded, and the handler's own transaction has already written the `outbox.done` row.
     Committed,
+    /// Somebody else has settled the delivery or taken the attempt away, and what the handler did is rolled back.
+    Lost,
     /// It failed and may succeed later: at `after` if the other side asked for that, else by the retry policy.
     Retry { after: Option<Duration>, failure: Failure },
     /// Not yet: run it again after this time. Spends no attempt of the retry policy.
@@ -113,6 +115,8 @@ pub enum Settlement {
     },
     /// The handler's transaction has written everything.
     Committed,
+    /// It is not ours to write.
+    Lost,
     Retry {
         after: Duration,
         failure: Failure,
@@ -131,6 +135,7 @@ pub fn settle(outcome: Outcome, failures: u32, policy: &RetryPolicy, random: f64
     match outcome {
         Outcome::Done { result } => Settlement::Done { result: result.map(bounded) },
         Outcome::Committed => Settlement::Committed,
+        Outcome::Lost => Settlement::Lost,
         Outcome::Snooze { after } => Settlement::Snooze { after: after.min(PAUSE_MAX) },
         Outcome::Dead { failure } => Settlement::Dead { failure },
         Outcome::Retry { failure, .. } if failures + 1 >= policy.max_attempts => Settlement::Dead { failure },

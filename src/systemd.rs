@@ -50,10 +50,15 @@ pub fn status(status: &str) {
     tell(&[NotifyState::Status(status)]);
 }
 
-/// The configuration is being read again; [`ready`] ends it.
+/// The configuration is being read again; [`reloaded`] ends it.
 pub fn reloading() {
     let states: Vec<_> = [NotifyState::Reloading].into_iter().chain(NotifyState::monotonic_usec_now()).collect();
     tell(&states);
+}
+
+/// The configuration has been read; what the daemon does has not changed by that.
+pub fn reloaded() {
+    tell(&[NotifyState::Ready]);
 }
 
 /// The daemon drains.

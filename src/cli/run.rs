@@ -74,7 +74,7 @@ async fn reloads(global: &Global, observer: &Observer, reloader: &Reloader) -> F
             }
             Err(failure) => observer.tell(&Observation::ReloadRefused { error: failure.to_string() }),
         }
-        systemd::ready("dispatching");
+        systemd::reloaded();
     }
     std::future::pending().await
 }

@@ -53,17 +53,16 @@ impl Term<'_> {
         self.remove_left(now);
         let Some(specs) = &self.reload else { return };
         let leaving = |name: &str| self.slots.values().any(|slot| slot.leaving && *slot.spec.name == *name);
-        if self.registering || specs.iter().any(|spec| leaving(&spec.name)) {
+        if self.registering.is_some() || specs.iter().any(|spec| leaving(&spec.name)) {
             return;
         }
-        self.registering = true;
         self.request(Request::Register(registrations(specs), self.tail.head().clone()));
+        self.registering = self.reload.take();
     }
 
     /// The handlers of the next configuration are registered: what runs goes on, what is new begins.
     pub(super) fn registered(&mut self, checkpoints: &[Checkpoint], now: Instant) {
-        self.registering = false;
-        let Some(specs) = self.reload.take() else { return };
+        let Some(specs) = self.registering.take() else { return };
         for (&id, slot) in &mut self.slots {
             match specs.iter().find(|spec| spec.name == slot.spec.name) {
                 Some(spec) => {

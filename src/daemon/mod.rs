@@ -16,9 +16,9 @@ pub mod windows;
 
 use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use self::leader::LeadError;
@@ -55,9 +55,6 @@ struct HandlerSpec {
     handler: Arc<dyn Handler>,
 }
 
-/// The next configuration.
-struct Reload(Arc<[HandlerSpec]>);
-
 /// What every part of the daemon shares.
 struct Context {
     target: Target,
@@ -65,6 +62,8 @@ struct Context {
     observer: Observer,
     progress: Watchdog,
     handlers: Mutex<Arc<[HandlerSpec]>>,
+    /// There are other handlers now; a term takes them over when it gets to it.
+    reloaded: Notify,
 }
 
 /// A daemon, ready to run.
@@ -115,13 +114,17 @@ impl Daemon {
     /// If the database cannot be reached or is not set up at the start. Later it is tried again for ever.
     pub async fn run(self, stop: CancellationToken) -> Result<(), DaemonError> {
         let Self { context, http, pool, native, reloads: (_sender, mut configs) } = self;
-        let (sender, mut reloads) = mpsc::channel(1);
         let build = async {
             while let Some(config) = configs.recv().await {
+                if config.daemon != context.daemon {
+                    let text =
+                        "settings outside of [handler.NAME] have changed; they apply from the next start".to_owned();
+                    context.observer.tell(&Observation::Notice { text });
+                }
                 match specs(&config.handlers, &native, &http, &pool) {
                     Ok(specs) => {
-                        *context.handlers.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&specs);
-                        let _ = sender.send(Reload(specs)).await;
+                        *context.handlers.lock().unwrap_or_else(PoisonError::into_inner) = specs;
+                        context.reloaded.notify_one();
                     }
                     Err(error) => {
                         context.observer.tell(&Observation::ReloadRefused { error: error.to_string() });
@@ -130,18 +133,14 @@ impl Daemon {
             }
         };
         tokio::select! {
-            result = terms(&context, &mut reloads, &stop) => result,
+            result = terms(&context, &stop) => result,
             () = build => std::future::pending().await,
         }
     }
 }
 
 /// Term after term.
-async fn terms(
-    context: &Context,
-    reloads: &mut mpsc::Receiver<Reload>,
-    stop: &CancellationToken,
-) -> Result<(), DaemonError> {
+async fn terms(context: &Context, stop: &CancellationToken) -> Result<(), DaemonError> {
     let mut pause = RECONNECT_MIN;
     let mut first = true;
     loop {
@@ -160,7 +159,7 @@ async fn terms(
                 let (positions, watched) = watch::channel(Positions::new());
                 // The janitor works beside the term and ends with it.
                 let end = tokio::select! {
-                    end = term::lead(context, links, reloads, &positions, stop) => end,
+                    end = term::lead(context, links, &positions, stop) => end,
                     () = janitor::run(context, watched) => End::Lost("the janitor ended".to_owned()),
                 };
                 match end {
@@ -181,6 +180,8 @@ async fn terms(
             Err(error) => error.to_string(),
         };
         first = false;
+        // An outage of the database is no hang of the daemon.
+        context.progress.made(Instant::now());
         let jittered = RECONNECT_MIN + pause.mul_f64(fastrand::f64());
         context.observer.tell(&Observation::TermEnded { reason, pause: jittered });
         systemd::status("connecting again");
@@ -294,6 +295,7 @@ impl DaemonBuilder {
             observer,
             progress: Watchdog::from_env(),
             handlers: Mutex::new(handlers),
+            reloaded: Notify::new(),
         };
         Ok(Daemon { context, http, pool, native, reloads: mpsc::channel(1) })
     }
@@ -332,7 +334,10 @@ fn specs(
             }
             Kind::Sql(kind) => {
                 let function = format!("{}.{}", kind.schema, kind.function);
-                (serde_json::json!({ "function": function }), Arc::new(SqlHandler::new(kind, pool.clone())))
+                (
+                    serde_json::json!({ "function": function }),
+                    Arc::new(SqlHandler::new(kind, config.delivery.timeout, pool.clone())),
+                )
             }
             Kind::Native => return None,
         };

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::{BoxFuture, select_all};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -22,7 +22,7 @@ use super::read::{Answer, Earlier, Job, Settled, ask};
 use super::runner::Runner;
 use super::settle::{self, Reply, Request};
 use super::tail::{Read, Tail};
-use super::{Context, HandlerSpec, Positions, Reload};
+use super::{Context, HandlerSpec, Positions};
 use crate::event::Attempt;
 use crate::observe::Observation;
 use crate::outcome::{Outcome, Settlement};
@@ -82,7 +82,7 @@ enum Input {
     Ended(Ticket, Outcome),
     Answered(Result<Answer, Error>),
     Woken,
-    Reload(Reload),
+    Reload,
     Time,
 }
 
@@ -91,7 +91,6 @@ pub(super) struct Ears<'a> {
     pub(super) wake: Arc<Notify>,
     pub(super) replies: UnboundedReceiver<Reply>,
     pub(super) settler: JoinSet<Result<(), Error>>,
-    pub(super) reloads: &'a mut mpsc::Receiver<Reload>,
     pub(super) stop: &'a CancellationToken,
 }
 
@@ -117,9 +116,10 @@ pub(super) struct Term<'a> {
     /// Something was read or settled since positions were stored last.
     pub(super) dirty: bool,
     pub(super) positions: &'a watch::Sender<Positions>,
-    /// Handlers that wait for their registration, or for a slot of the same name to go.
+    /// Handlers that wait for a slot of the same name to go, or for the registration of others to end.
     pub(super) reload: Option<Arc<[HandlerSpec]>>,
-    pub(super) registering: bool,
+    /// Handlers that are being registered.
+    pub(super) registering: Option<Arc<[HandlerSpec]>>,
     pub(super) stopping: bool,
 }
 
@@ -127,7 +127,6 @@ pub(super) struct Term<'a> {
 pub(super) async fn lead(
     context: &Context,
     links: Links,
-    reloads: &mut mpsc::Receiver<Reload>,
     positions: &watch::Sender<Positions>,
     stop: &CancellationToken,
 ) -> End {
@@ -138,7 +137,7 @@ pub(super) async fn lead(
     let mut settler = JoinSet::new();
     let (leader, observer) = (links.leader, context.observer.clone());
     settler.spawn(async move { settle::run(&leader, queue, answers, observer).await });
-    let mut ears = Ears { wake: links.wake, replies, settler, reloads, stop };
+    let mut ears = Ears { wake: links.wake, replies, settler, stop };
     let now = Instant::now();
     let mut term = Term {
         context,
@@ -161,7 +160,7 @@ pub(super) async fn lead(
         dirty: true,
         positions,
         reload: None,
-        registering: false,
+        registering: None,
         stopping: false,
     };
     term.begin(links.checkpoints, now);
@@ -235,7 +234,7 @@ impl Term<'_> {
             (ticket, outcome) = self.runner.ended() => Input::Ended(ticket, outcome),
             answer = job => Input::Answered(answer),
             () = ears.wake.notified() => Input::Woken,
-            Some(reload) = ears.reloads.recv(), if !self.stopping => Input::Reload(reload),
+            () = self.context.reloaded.notified(), if !self.stopping => Input::Reload,
             () = tokio::time::sleep_until(until.into()) => Input::Time,
         }
     }
@@ -261,7 +260,7 @@ impl Term<'_> {
                 self.bell.ring(now);
                 self.all_may_be_due(now);
             }
-            Input::Reload(Reload(specs)) => self.reload = Some(specs),
+            Input::Reload => self.reload = Some(self.context.handlers()),
             Input::Time => self.time(now),
         }
         Ok(())
@@ -359,7 +358,8 @@ impl Term<'_> {
                 self.dirty |= events > 0;
                 let position = self.tail.read_head(cursor).clone();
                 for lane in lanes {
-                    if let Some(slot) = self.slots.get_mut(&lane) {
+                    // One that is leaving was offered nothing.
+                    if let Some(slot) = self.slots.get_mut(&lane).filter(|slot| !slot.leaving) {
                         slot.lane.close_window(&position);
                     }
                 }
@@ -369,7 +369,7 @@ impl Term<'_> {
                 self.offer(page, &settled, &[lane], now);
                 let (position, caught_up) = self.tail.read_behind(lane, cursor);
                 self.dirty = true;
-                if let Some(slot) = self.slots.get_mut(&lane) {
+                if let Some(slot) = self.slots.get_mut(&lane).filter(|slot| !slot.leaving) {
                     slot.lane.close_window(&position);
                     if caught_up {
                         let handler = Arc::clone(&slot.spec.name);
@@ -430,6 +430,7 @@ impl Term<'_> {
                     Observation::Retrying { event, handler, attempt, after, error: failure.error }
                 }
                 Settlement::Snooze { after } => Observation::Snoozed { event, handler, attempt, after },
+                Settlement::Lost => Observation::Refused { event, handler, attempt },
                 Settlement::Dead { failure } => Observation::Dead { event, handler, attempt, error: failure.error },
             });
         }
@@ -470,7 +471,8 @@ impl Term<'_> {
         }
         let mut steps = Vec::new();
         for NextDue { handler, due_in } in next {
-            let slot = self.slots.values_mut().find(|slot| *slot.spec.name == **handler && !slot.leaving);
+            // One that is leaving runs what it has begun in the database, too.
+            let slot = self.slots.values_mut().find(|slot| *slot.spec.name == **handler);
             if let Some(slot) = slot {
                 slot.lane.claimed(by_handler.remove(handler).unwrap_or_default(), *due_in, now, &mut steps);
             }

@@ -1,13 +1,15 @@
 //! SQL functions: the function and the end of the delivery are one transaction, so it happens exactly once.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use deadpool_postgres::Pool;
+use futures_util::future;
 use serde_json::Value;
+use tokio_postgres::error::SqlState;
 
 use super::answer::{self, Answer};
 use super::{Handler, OutcomeFuture};
-use crate::config::SqlConfig;
+use crate::config::{SqlConfig, duration};
 use crate::event::Attempt;
 use crate::outcome::{Failure, Outcome, RESULT_BYTES_MAX};
 use crate::store::{self, within};
@@ -16,13 +18,16 @@ use crate::store::{self, within};
 pub struct SqlHandler {
     /// Quoted, as it stands in the statement.
     function: String,
+    timeout: Duration,
     pool: Pool,
 }
 
 impl SqlHandler {
+    /// PostgreSQL itself ends a function after `timeout`: whoever stops waiting for it does not end it, and it would
+    /// keep its connection from the attempts to come.
     #[must_use]
-    pub fn new(config: &SqlConfig, pool: Pool) -> Self {
-        Self { function: quoted(config), pool }
+    pub fn new(config: &SqlConfig, timeout: Duration, pool: Pool) -> Self {
+        Self { function: quoted(config), timeout, pool }
     }
 
     async fn attempt(&self, attempt: &Attempt) -> Outcome {
@@ -36,18 +41,24 @@ impl SqlHandler {
             Err(error) => return retry(format!("no transaction: {}", store::reason(&error))),
         };
         // Everything but done rolls back by dropping the transaction.
-        let result = match within::call(&transaction, &self.function, attempt).await {
+        let (limited, result) = future::join(
+            within::limit(&transaction, self.timeout),
+            within::call(&transaction, &self.function, attempt),
+        )
+        .await;
+        let result = match limited.and(result) {
             Ok(result) => match answered(result) {
                 Outcome::Done { result } => result,
                 other => return other,
             },
+            Err(error) if error.code() == Some(&SqlState::QUERY_CANCELED) && began.elapsed() >= self.timeout => {
+                return retry(format!("timed out after {}", duration::format(self.timeout)));
+            }
             Err(error) => return retry(error.source.to_string()),
         };
         match within::finish(&transaction, attempt, began.elapsed(), result.as_ref()).await {
             Ok(true) => {}
-            Ok(false) => {
-                return Outcome::Dead { failure: Failure::new("somebody else has settled this delivery meanwhile") };
-            }
+            Ok(false) => return Outcome::Lost,
             Err(error) => return retry(error.to_string()),
         }
         match transaction.commit().await {

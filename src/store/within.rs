@@ -8,6 +8,14 @@ use tokio_postgres::Transaction;
 use super::{Error, execute_on, failed, sql};
 use crate::event::Attempt;
 
+/// Lets PostgreSQL end every statement of this transaction that takes longer. Sent at once, so that a call may follow
+/// without waiting for the answer.
+pub async fn limit(transaction: &Transaction<'_>, timeout: Duration) -> Result<(), Error> {
+    // SET takes no parameters; 0 would mean no limit.
+    let set = format!("SET LOCAL statement_timeout = {}", timeout.as_millis().max(1));
+    transaction.batch_execute(&set).await.map_err(failed("limit"))
+}
+
 /// Calls a SQL handler's function with the event. `function` is the quoted name.
 ///
 /// The one statement that cannot be a file as it stands: a function's name is no parameter.
