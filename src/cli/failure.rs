@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use crate::config::LoadError;
 use crate::daemon::DaemonError;
 use crate::postgres::{ConnectError, MigrateError};
 use crate::store;
@@ -46,6 +47,12 @@ impl std::fmt::Display for Failure {
     }
 }
 
+impl From<LoadError> for Failure {
+    fn from(error: LoadError) -> Self {
+        Self::config(chain(&error))
+    }
+}
+
 impl From<ConnectError> for Failure {
     fn from(error: ConnectError) -> Self {
         Self { code: error.exit_code(), message: chain(&error) }
@@ -66,7 +73,7 @@ impl From<MigrateError> for Failure {
     fn from(error: MigrateError) -> Self {
         let code = match &error {
             MigrateError::Connect(error) => error.exit_code(),
-            MigrateError::Unusable(_) | MigrateError::NoRight { .. } => 78,
+            MigrateError::Unusable(_) | MigrateError::NoRight { .. } | MigrateError::Closed { .. } => 78,
             _ => 1,
         };
         Self { code, message: chain(&error) }

@@ -31,9 +31,12 @@ impl Retry {
             }
         }
         if retried.is_empty() {
-            let of = self.handler.map_or_else(String::new, |handler| format!(" for handler {handler}"));
+            let none = match self.handler {
+                Some(handler) => format!("no dead, retrying or scheduled delivery for handler {handler}"),
+                None => "no dead delivery".to_owned(),
+            };
             return Err(Failure::new(format!(
-                "event {} has no dead, retrying or scheduled delivery{of}; `outboxd show {}` tells where it stands",
+                "event {} has {none}; `outboxd show {}` tells where it stands",
                 self.id, self.id
             )));
         }
