@@ -1,9 +1,23 @@
 //! Every test that needs more than one module, in one binary. A file is a promise; `harness` starts the server.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a helper of a test fails like a test: by a panic")]
+#![allow(clippy::needless_raw_string_hashes, reason = "expect-test writes its snapshots like this")]
 
+mod cli;
 mod connect;
 mod dispatch;
+mod handlers;
 mod harness;
+mod insert;
 mod migrate;
+mod outage;
+mod partitions;
+mod publish;
+mod refusals;
+mod reload;
+mod schema;
+mod shutdown;
+mod sql_handlers;
+mod systemd;
+mod takeover;
 mod throwaway;
