@@ -17,8 +17,10 @@ pub const RESULT_BYTES_MAX: usize = 32_768;
 pub enum Outcome {
     /// It succeeded; the result, if any, is kept in `outbox.done`.
     Done { result: Option<Value> },
-    /// There is nothing to write: the handler's own transaction has finished the delivery, or found it finished.
+    /// It succeeded, and the handler's own transaction has already written the `outbox.done` row.
     Committed,
+    /// Somebody else has settled the delivery or taken the attempt away, and what the handler did is rolled back.
+    Lost,
     /// It failed and may succeed later: at `after` if the other side asked for that, else by the retry policy.
     Retry { after: Option<Duration>, failure: Failure },
     /// Not yet: run it again after this time. Spends no attempt of the retry policy.
@@ -111,8 +113,10 @@ pub enum Settlement {
     Done {
         result: Option<Value>,
     },
-    /// There is nothing left to write.
+    /// The handler's transaction has written everything.
     Committed,
+    /// It is not ours to write.
+    Lost,
     Retry {
         after: Duration,
         failure: Failure,
@@ -132,6 +136,7 @@ pub fn settle(outcome: Outcome, failures: u32, policy: &RetryPolicy, random: f64
         Outcome::Done { result } => Settlement::Done { result: result.map(bounded) },
         Outcome::Committed => Settlement::Committed,
         Outcome::Snooze { after } => Settlement::Snooze { after: after.clamp(SNOOZE_MIN, PAUSE_MAX) },
+        Outcome::Lost => Settlement::Lost,
         Outcome::Dead { failure } => Settlement::Dead { failure },
         Outcome::Retry { failure, .. } if failures + 1 >= policy.max_attempts => Settlement::Dead { failure },
         Outcome::Retry { after: Some(after), failure } => Settlement::Retry { after: after.min(policy.max), failure },

@@ -49,7 +49,9 @@ impl Snapshot {
     /// Whether everything visible in `other` is visible in this snapshot, now and when what is in progress has ended.
     #[must_use]
     pub fn includes(&self, other: &Self) -> bool {
-        other.xmax <= self.xmax
+        // A position in the middle of a read may end with transactions in progress, beyond which it sees nothing.
+        let unseen = other.in_progress.iter().rev().take_while(|&&xid| xid >= self.xmax).count() as u64;
+        other.xmax.saturating_sub(self.xmax) == unseen
             && self.in_progress.iter().take_while(|&&xid| xid < other.xmax).all(|&xid| !other.sees(xid))
     }
 

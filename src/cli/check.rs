@@ -37,9 +37,10 @@ impl Check {
             return print(&config.to_toml());
         }
         let mut findings = Findings::default();
-        findings.good.push(format!("the configuration has {} handlers", config.handlers.len()));
-        if config.handlers.is_empty() {
-            findings.bad.push("no [handler.NAME] is configured: the daemon has nothing to do".to_owned());
+        match config.handlers.len() {
+            0 => findings.bad.push("no [handler.NAME] is configured: the daemon has nothing to do".to_owned()),
+            1 => findings.good.push("the configuration has 1 handler".to_owned()),
+            count => findings.good.push(format!("the configuration has {count} handlers")),
         }
         if !self.offline {
             let session = global.target()?.connect("check").await?;

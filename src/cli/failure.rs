@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use crate::config::LoadError;
 use crate::daemon::DaemonError;
 use crate::observe::chain;
 use crate::postgres::{ConnectError, MigrateError, ThrowawayError};
@@ -57,6 +58,12 @@ impl std::fmt::Display for Failure {
     }
 }
 
+impl From<LoadError> for Failure {
+    fn from(error: LoadError) -> Self {
+        Self::config(chain(&error))
+    }
+}
+
 impl From<ConnectError> for Failure {
     fn from(error: ConnectError) -> Self {
         Self { code: error.exit_code(), message: chain(&error) }
@@ -77,7 +84,7 @@ impl From<MigrateError> for Failure {
     fn from(error: MigrateError) -> Self {
         let code = match &error {
             MigrateError::Connect(error) => error.exit_code(),
-            MigrateError::Unusable(_) | MigrateError::NoRight { .. } => 78,
+            MigrateError::Unusable(_) | MigrateError::NoRight { .. } | MigrateError::Closed { .. } => 78,
             _ => 1,
         };
         Self { code, message: chain(&error) }

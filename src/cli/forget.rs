@@ -32,6 +32,9 @@ impl Forget {
         if self.json {
             return print_json(&json!({ "forgotten": name, "given_up": given_up }));
         }
-        print(&format!("forgot handler {name}; {given_up} open deliveries were given up\n"))
+        print(&match given_up {
+            1 => format!("forgot handler {name}; 1 open delivery was given up\n"),
+            _ => format!("forgot handler {name}; {given_up} open deliveries were given up\n"),
+        })
     }
 }

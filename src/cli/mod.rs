@@ -21,7 +21,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use self::failure::Failure;
-use crate::config::{Config, LoadError};
+use crate::config::Config;
 use crate::postgres::{SchemaStatus, Target, migrate as schema};
 use crate::store::Store;
 
@@ -41,10 +41,10 @@ pub struct Cli {
 #[derive(Debug, Args)]
 struct Global {
     /// The configuration file [default: /etc/outboxd/outboxd.toml, if it exists]
-    #[arg(long, short, global = true, env = "OUTBOXD_CONFIG", value_name = "FILE")]
+    #[arg(long, short, global = true, display_order = 100, env = "OUTBOXD_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
     /// Where PostgreSQL is [default: OUTBOXD_DATABASE_URL, DATABASE_URL, the configuration, PG*, the local socket]
-    #[arg(long, global = true, value_name = "URL", hide_env_values = true)]
+    #[arg(long, global = true, display_order = 101, value_name = "URL", hide_env_values = true)]
     database_url: Option<String>,
 }
 
@@ -116,7 +116,7 @@ impl Global {
                 "there is no configuration: {DEFAULT_CONFIG} does not exist and no --config was given"
             )));
         };
-        Config::load(path).map_err(|error: LoadError| Failure::config(error.to_string()))
+        Ok(Config::load(path)?)
     }
 
     /// Where PostgreSQL is. The configuration is asked only if nothing else says it.

@@ -9,7 +9,10 @@ use super::{Context, Positions};
 use crate::observe::Observation;
 use crate::store::Store;
 
-/// Between two rounds.
+/// Between the first two rounds; doubled from round to round up to [`ROUND_EVERY`]. A lead often begins with a backlog, and
+/// then a lock that partitions need may not be had at once.
+const ROUND_AGAIN: Duration = Duration::from_secs(1);
+/// Between two rounds later on.
 const ROUND_EVERY: Duration = Duration::from_mins(1);
 /// Ids compared in one statement.
 const SWEEP_IDS: i64 = 10_000;
@@ -24,12 +27,14 @@ type Failed = Box<dyn std::error::Error + Send + Sync>;
 /// Works until it is dropped.
 pub(super) async fn run(context: &Context, mut positions: watch::Receiver<Positions>) {
     let mut sweep = Sweep { next: None, statements: usize::MAX };
+    let mut pause = ROUND_AGAIN;
     loop {
         let round = round(context, &mut positions, &mut sweep).await;
         if let Err(error) = round {
             context.observer.tell(&Observation::Hiccup { doing: "housekeeping", error: error.to_string() });
         }
-        tokio::time::sleep(ROUND_EVERY).await;
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(ROUND_EVERY);
     }
 }
 

@@ -95,9 +95,11 @@ pub(super) async fn take(context: &Context) -> Result<Links, LeadError> {
 }
 
 async fn check_schema(session: &Session) -> Result<(), LeadError> {
-    match migrate::status(&session.client).await? {
-        SchemaStatus::Current => Ok(()),
-        status => Err(LeadError::Setup(status.to_string())),
+    match migrate::status(&session.client).await {
+        Ok(SchemaStatus::Current) => Ok(()),
+        Ok(status) => Err(LeadError::Setup(status.to_string())),
+        Err(error @ MigrateError::Closed { .. }) => Err(LeadError::Setup(error.to_string())),
+        Err(error) => Err(error.into()),
     }
 }
 

@@ -119,8 +119,12 @@ impl Daemon {
         let mut changed = configs.subscribe();
         let build = async {
             while changed.changed().await.is_ok() {
-                let specs = specs(&changed.borrow_and_update().handlers, &native, &http, &pool);
-                match specs {
+                let config = changed.borrow_and_update().clone();
+                if config.daemon != context.daemon {
+                    let text = "settings outside of [handler.NAME] have changed; they apply from the next start";
+                    context.observer.tell(&Observation::Notice { text: text.to_owned() });
+                }
+                match specs(&config.handlers, &native, &http, &pool) {
                     Ok(specs) => {
                         handlers.send_replace(specs);
                     }
@@ -180,6 +184,8 @@ async fn terms(context: &Context, stop: &CancellationToken) -> Result<(), Daemon
             Err(error) => chain(&error),
         };
         first = false;
+        // An outage of the database is no hang of the daemon.
+        context.progress.made(Instant::now());
         let jittered = RECONNECT_MIN + pause.mul_f64(fastrand::f64());
         context.observer.tell(&Observation::TermEnded { reason, pause: jittered });
         systemd::status("connecting again");

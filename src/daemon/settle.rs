@@ -290,6 +290,12 @@ impl Batch {
                     self.attempt(write, "done", None, now);
                 }
             }
+            Ended::Settled(Settlement::Lost) => {
+                // A row that names this attempt is left over from before somebody else finished the delivery.
+                if write.has_row {
+                    self.committed.push(write, "done", None, now);
+                }
+            }
             Ended::Settled(Settlement::Retry { after, failure }) => {
                 self.open(write, "retrying", failed, Some(*after), Some(&failure.error), now);
                 self.attempt(write, "retry", Some(failure), now);

@@ -340,6 +340,7 @@ impl Term<'_> {
                     Observation::Retrying { event, handler, attempt, after, error: failure.error }
                 }
                 Settlement::Snooze { after } => Observation::Snoozed { event, handler, attempt, after },
+                Settlement::Lost => Observation::Refused { event, handler, attempt },
                 Settlement::Dead { failure } => Observation::Dead { event, handler, attempt, error: failure.error },
             });
         }

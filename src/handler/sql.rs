@@ -60,8 +60,7 @@ impl SqlHandler {
         };
         match within::finish(&transaction, attempt, began.elapsed(), result.as_ref()).await {
             Ok(true) => {}
-            // Somebody else has settled it meanwhile: what the function did rolls back.
-            Ok(false) => return Outcome::Committed,
+            Ok(false) => return Outcome::Lost,
             Err(error) => return retry(error.to_string()),
         }
         match transaction.commit().await {

@@ -76,6 +76,12 @@ pub enum MigrateError {
         "{role} may not create a schema in database {database}; its owner or a superuser can allow that: GRANT CREATE ON DATABASE {database} TO {role}"
     )]
     NoRight { database: String, role: String },
+    /// The role comes quoted.
+    #[error(
+        "{role} may not read schema outbox: run outboxd as the role that ran `outboxd migrate`, or let that role grant {role} \
+         USAGE on schema outbox and what it needs of its tables"
+    )]
+    Closed { role: String },
     #[error("{doing}")]
     Sql { doing: &'static str, source: tokio_postgres::Error },
     #[error("a migration failed and was rolled back: {message}")]
@@ -104,6 +110,17 @@ pub async fn migrate(target: &Target) -> Result<Vec<String>, MigrateError> {
 
 /// Compares the schema in the database with the one this version wants. Changes nothing.
 pub async fn status(client: &Client) -> Result<SchemaStatus, MigrateError> {
+    match read_status(client).await {
+        Err(MigrateError::Sql { doing, source }) if source.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => {
+            let failed = |source| MigrateError::Sql { doing, source };
+            let row = client.query_one("SELECT quote_ident(current_user)", &[]).await.map_err(failed)?;
+            Err(MigrateError::Closed { role: row.try_get(0).map_err(failed)? })
+        }
+        read => read,
+    }
+}
+
+async fn read_status(client: &Client) -> Result<SchemaStatus, MigrateError> {
     let failed = |source| MigrateError::Sql { doing: "cannot read which migrations were applied", source };
     let exists = client.query_one("SELECT to_regclass($1) IS NOT NULL", &[&HISTORY]).await.map_err(failed)?;
     if !exists.try_get::<_, bool>(0).map_err(failed)? {

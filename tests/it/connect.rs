@@ -195,7 +195,9 @@ async fn the_end_of_a_session_is_told_with_its_reason() {
     let database = Database::new().await;
     let (session, other) = (database.session().await, database.session().await);
     let closed = session.closed();
-    let pid: i32 = session.client.query_one("SELECT pg_backend_pid()", &[]).await.unwrap().get(0);
+    // Kept: the closing of a statement is a request, too, and would get the reason for an answer.
+    let statement = session.client.prepare("SELECT pg_backend_pid()").await.unwrap();
+    let pid: i32 = session.client.query_one(&statement, &[]).await.unwrap().get(0);
     other.client.query_one("SELECT pg_terminate_backend($1)", &[&pid]).await.unwrap();
     assert_eq!(&*closed.await, "terminating connection due to administrator command (SQLSTATE 57P01)");
     assert!(session.client.is_closed());

@@ -1,19 +1,33 @@
 //! Every test that needs more than one module, in one binary. A file is a promise; `harness` starts the server.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a helper of a test fails like a test: by a panic")]
+#![allow(clippy::needless_raw_string_hashes, reason = "expect-test writes its snapshots like this")]
 
 mod bell;
+mod cli;
 mod connect;
 mod demo;
 mod dispatch;
+mod handlers;
 mod harness;
+mod insert;
 mod lane;
 mod migrate;
 mod model;
+mod outage;
+mod partitions;
+mod publish;
 mod queries;
+mod refusals;
+mod reload;
 mod restart;
+mod schema;
+mod shutdown;
+mod sql_handlers;
 mod sweep;
+mod systemd;
 mod tail;
+mod takeover;
 mod throwaway;
 mod tidy;
 mod unit;

@@ -2,7 +2,10 @@
 
 mod cluster;
 mod daemon;
+mod facts;
+mod gate;
 mod process;
+mod systemd;
 pub(crate) mod workload;
 
 use std::time::Duration;
@@ -11,7 +14,10 @@ use tokio::time::{Instant, sleep};
 
 pub(crate) use cluster::{Database, cluster};
 pub(crate) use daemon::{Running, daemon};
+pub(crate) use facts::{deliveries, done, publish, publish_many, ring, text, texts};
+pub(crate) use gate::{Gate, lives};
 pub(crate) use process::{ConfigFile, Process, outboxd, outboxd_output, url};
+pub(crate) use systemd::NotifySocket;
 
 /// The longest a fact may take to come true on a machine that is busy with other things.
 const FACT_MAX: Duration = Duration::from_secs(20);

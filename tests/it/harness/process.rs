@@ -67,8 +67,12 @@ pub(crate) struct Process {
 impl Process {
     /// Starts the daemon on this database.
     pub(crate) fn run(database: &Database, config: &ConfigFile) -> Self {
-        let mut command = outboxd(Some(database), &["run", "--config", config.path()]);
-        let mut child = command.env("RUST_LOG", "debug").stderr(Stdio::piped()).spawn().unwrap();
+        Self::start(outboxd(Some(database), &["run", "--config", config.path()]))
+    }
+
+    /// Starts a daemon whose command line and environment are given.
+    pub(crate) fn start(mut command: Command) -> Self {
+        let mut child = command.env("RUST_LOG", "info,outboxd=debug").stderr(Stdio::piped()).spawn().unwrap();
         let log = Arc::new(Mutex::new(Vec::new()));
         let (kept, stderr) = (Arc::clone(&log), child.stderr.take().unwrap());
         tokio::spawn(async move {
@@ -94,6 +98,15 @@ impl Process {
         until(&format!("the log says {text:?}"), move || {
             let found = self.log.lock().unwrap().iter().any(|line| line.contains(text));
             async move { found }
+        })
+    }
+
+    /// Waits until so many lines of the log contain `text`.
+    #[track_caller]
+    pub(crate) fn logged_times(&self, text: &str, times: usize) -> impl Future<Output = ()> {
+        until(&format!("the log says {text:?} {times} times"), move || {
+            let count = self.log.lock().unwrap().iter().filter(|line| line.contains(text)).count();
+            async move { count >= times }
         })
     }
 

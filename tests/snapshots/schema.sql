@@ -1,0 +1,999 @@
+-- `UPDATE_EXPECT=1 cargo test --test it schema` writes this file.
+
+-- Name: outbox; Type: SCHEMA; Schema: -; Owner: -
+
+CREATE SCHEMA outbox;
+
+-- Name: add_partitions(integer); Type: FUNCTION; Schema: outbox; Owner: -
+
+CREATE FUNCTION outbox.add_partitions(ahead integer DEFAULT 4) RETURNS integer
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET lock_timeout TO '100ms'
+    AS $_$
+DECLARE
+    size   CONSTANT bigint := 1000000;
+    last   bigint := coalesce(pg_sequence_last_value(pg_get_serial_sequence('outbox.event', 'id')::regclass), 0);
+    next   bigint;
+    target bigint := last / size + ahead;
+    made   integer := 0;
+    parent text;
+    part   text;
+BEGIN
+    -- One maker at a time; the lock ends with the transaction.
+    IF NOT pg_try_advisory_xact_lock(hashtextextended('outbox.add_partitions', 0)) THEN
+        RETURN 0;
+    END IF;
+    SELECT max(substring(c.relname FROM '^event_p(\d+)$')::bigint) + 1 INTO next
+    FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+    WHERE i.inhparent = 'outbox.event'::regclass;
+    IF next IS NULL OR next * size <= last THEN
+        -- Ids up to `last` (and a page of them still on their way) may lie in the default partition.
+        next := CASE WHEN last = 0 THEN 0 ELSE (last + size / 10) / size + 1 END;
+    END IF;
+    WHILE next <= target LOOP
+        FOREACH parent IN ARRAY ARRAY['event', 'done'] LOOP
+            part := format('%s_p%s', parent, next);
+            EXECUTE format('CREATE TABLE outbox.%I (LIKE outbox.%I INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING INDEXES)', part, parent);
+            EXECUTE format('ALTER TABLE outbox.%I ATTACH PARTITION outbox.%I FOR VALUES FROM (%s) TO (%s)',
+                           parent, part, next * size, (next + 1) * size);
+        END LOOP;
+        made := made + 1;
+        next := next + 1;
+    END LOOP;
+    RETURN made;
+EXCEPTION WHEN lock_not_available OR check_violation THEN
+    -- A reader of the default partition, or a row that reached it meanwhile: the default partition serves until the next call.
+    RETURN 0;
+END
+$_$;
+
+-- Name: dedup_holder(text, text); Type: FUNCTION; Schema: outbox; Owner: -
+
+CREATE FUNCTION outbox.dedup_holder(topic text, dedup_key text) RETURNS bigint
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT d.event_id FROM outbox.dedup d
+    WHERE d.topic = dedup_holder.topic AND d.dedup_key = dedup_holder.dedup_key AND d.expires_at > clock_timestamp()
+$$;
+
+-- Name: publish(text, jsonb, text, text, interval, jsonb, timestamp with time zone, smallint); Type: FUNCTION; Schema: outbox; Owner: -
+
+CREATE FUNCTION outbox.publish(topic text, payload jsonb, key text DEFAULT NULL::text, dedup_key text DEFAULT NULL::text, delay interval DEFAULT NULL::interval, headers jsonb DEFAULT '{}'::jsonb, expires_at timestamp with time zone DEFAULT NULL::timestamp with time zone, priority smallint DEFAULT (0)::smallint) RETURNS bigint
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+#variable_conflict use_column
+DECLARE
+    published bigint;
+BEGIN
+    IF publish.dedup_key IS NOT NULL THEN
+        -- Two publishers of one key take turns: the second one sees what the first one committed.
+        PERFORM pg_advisory_xact_lock(hashtextextended(publish.topic || ' ' || publish.dedup_key, 0));
+        published := outbox.dedup_holder(publish.topic, publish.dedup_key);
+        IF published IS NOT NULL THEN
+            RETURN published;
+        END IF;
+    END IF;
+    INSERT INTO outbox.event (topic, payload, key, dedup_key, due_at, headers, expires_at, priority)
+    VALUES (publish.topic, publish.payload, publish.key, publish.dedup_key, clock_timestamp() + publish.delay,
+            coalesce(publish.headers, '{}'), publish.expires_at, coalesce(publish.priority, 0::smallint))
+    RETURNING id INTO published;
+    RETURN published;
+END
+$$;
+
+-- Name: remember_dedup_key(); Type: FUNCTION; Schema: outbox; Owner: -
+
+CREATE FUNCTION outbox.remember_dedup_key() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    INSERT INTO outbox.dedup AS d (topic, dedup_key, event_id, expires_at)
+    SELECT NEW.topic, NEW.dedup_key, NEW.id, clock_timestamp() + dedup_window FROM outbox.installation
+    ON CONFLICT (topic, dedup_key) DO UPDATE SET event_id = excluded.event_id, expires_at = excluded.expires_at
+        WHERE d.expires_at <= clock_timestamp();
+    IF NOT FOUND THEN
+        RAISE unique_violation USING
+            MESSAGE = 'duplicate key value violates unique constraint "dedup_pkey"',
+            DETAIL = format('Key (topic, dedup_key)=(%s, %s) already exists.', NEW.topic, NEW.dedup_key),
+            HINT = 'outbox.publish(...) returns the id of the first event instead.',
+            SCHEMA = 'outbox', TABLE = 'dedup', CONSTRAINT = 'dedup_pkey';
+    END IF;
+    RETURN NULL;
+END
+$$;
+
+-- Name: retry(bigint, text); Type: FUNCTION; Schema: outbox; Owner: -
+
+CREATE FUNCTION outbox.retry(event_id bigint, handler text) RETURNS boolean
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+#variable_conflict use_column
+BEGIN
+    UPDATE outbox.open AS o SET
+        state      = CASE o.state WHEN 'scheduled' THEN 'scheduled' ELSE 'retrying' END,
+        failures   = CASE o.state WHEN 'dead' THEN 0 ELSE o.failures END,
+        due_at     = now(),
+        updated_at = now()
+    WHERE o.event_id = retry.event_id AND o.handler = retry.handler AND o.state IN ('dead', 'retrying', 'scheduled');
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    PERFORM pg_notify('outbox', '');
+    RETURN true;
+END
+$$;
+
+-- Name: ring(); Type: FUNCTION; Schema: outbox; Owner: -
+
+CREATE FUNCTION outbox.ring() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    PERFORM pg_notify('outbox', '');
+    RETURN NULL;
+END
+$$;
+
+-- Name: topic_regex(text[]); Type: FUNCTION; Schema: outbox; Owner: -
+
+CREATE FUNCTION outbox.topic_regex(topics text[]) RETURNS text
+    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+    SELECT '^(' || string_agg(regex, '|') || ')$'
+    FROM (
+        SELECT (
+            SELECT string_agg(CASE word WHEN '#' THEN '([^.]+\.)*' WHEN '*' THEN '[^.]+\.' ELSE word || '\.' END, '' ORDER BY i)
+            FROM regexp_split_to_table(pattern, '\.') WITH ORDINALITY AS w (word, i)
+        ) AS regex
+        FROM unnest(topics) AS t (pattern)
+    ) AS p
+$_$;
+
+-- Name: attempt; Type: TABLE; Schema: outbox; Owner: -
+
+CREATE TABLE outbox.attempt (
+    event_id bigint NOT NULL,
+    handler text NOT NULL,
+    attempt integer NOT NULL,
+    started_at timestamp with time zone NOT NULL,
+    finished_at timestamp with time zone NOT NULL,
+    outcome text NOT NULL,
+    error text,
+    response text,
+    CONSTRAINT error_is_at_most_16_kibibytes CHECK ((octet_length(error) <= 16384)),
+    CONSTRAINT outcome_is_done_retry_snooze_dead_or_lost CHECK ((outcome = ANY (ARRAY['done'::text, 'retry'::text, 'snooze'::text, 'dead'::text, 'lost'::text]))),
+    CONSTRAINT response_is_at_most_16_kibibytes CHECK ((octet_length(response) <= 16384))
+);
+
+-- Name: done; Type: TABLE; Schema: outbox; Owner: -
+
+CREATE TABLE outbox.done (
+    event_id bigint NOT NULL,
+    handler text NOT NULL,
+    outcome text NOT NULL,
+    attempt integer NOT NULL,
+    started_at timestamp with time zone,
+    finished_at timestamp with time zone NOT NULL,
+    result jsonb,
+    CONSTRAINT done_took_an_attempt CHECK (((outcome <> 'done'::text) OR ((attempt >= 1) AND (started_at IS NOT NULL)))),
+    CONSTRAINT outcome_is_done_cancelled_expired_or_discarded CHECK ((outcome = ANY (ARRAY['done'::text, 'cancelled'::text, 'expired'::text, 'discarded'::text]))),
+    CONSTRAINT result_is_at_most_64_kibibytes CHECK ((pg_column_size(result) <= 65536))
+)
+PARTITION BY RANGE (event_id);
+
+-- Name: event; Type: TABLE; Schema: outbox; Owner: -
+
+CREATE TABLE outbox.event (
+    id bigint NOT NULL,
+    topic text NOT NULL,
+    key text,
+    payload jsonb NOT NULL,
+    headers jsonb DEFAULT '{}'::jsonb NOT NULL,
+    dedup_key text,
+    due_at timestamp with time zone,
+    expires_at timestamp with time zone,
+    priority smallint DEFAULT 0 NOT NULL,
+    created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    xid xid8 DEFAULT pg_current_xact_id() NOT NULL,
+    CONSTRAINT created_at_is_between_years_1970_and_9999 CHECK (((created_at >= '1970-01-01 00:00:00+00'::timestamp with time zone) AND (created_at < '9999-01-01 00:00:00+00'::timestamp with time zone))),
+    CONSTRAINT dedup_key_is_1_to_512_bytes CHECK (((octet_length(dedup_key) >= 1) AND (octet_length(dedup_key) <= 512))),
+    CONSTRAINT due_at_is_between_years_1970_and_9999 CHECK (((due_at >= '1970-01-01 00:00:00+00'::timestamp with time zone) AND (due_at < '9999-01-01 00:00:00+00'::timestamp with time zone))),
+    CONSTRAINT expires_at_is_after_due_at CHECK ((expires_at > due_at)),
+    CONSTRAINT expires_at_is_between_years_1970_and_9999 CHECK (((expires_at >= '1970-01-01 00:00:00+00'::timestamp with time zone) AND (expires_at < '9999-01-01 00:00:00+00'::timestamp with time zone))),
+    CONSTRAINT headers_are_an_object_of_strings CHECK (((jsonb_typeof(headers) = 'object'::text) AND (NOT jsonb_path_exists(headers, '$.*?(@.type() != "string")'::jsonpath)))),
+    CONSTRAINT headers_are_at_most_64_kibibytes CHECK ((pg_column_size(headers) <= 65536)),
+    CONSTRAINT key_is_1_to_512_bytes_without_control_characters CHECK ((((octet_length(key) >= 1) AND (octet_length(key) <= 512)) AND (key !~ '[[:cntrl:]]'::text))),
+    CONSTRAINT payload_is_at_most_16_mebibytes CHECK ((pg_column_size(payload) <= 16777216)),
+    CONSTRAINT topic_is_at_most_255_bytes CHECK ((octet_length(topic) <= 255)),
+    CONSTRAINT topic_is_dotted_words_of_letters_digits_underscore_colon_dash CHECK ((topic ~ '^[A-Za-z0-9_:-]+(\.[A-Za-z0-9_:-]+)*$'::text))
+)
+PARTITION BY RANGE (id);
+
+-- Name: handler; Type: TABLE; Schema: outbox; Owner: -
+
+CREATE TABLE outbox.handler (
+    name text NOT NULL,
+    topics text[] NOT NULL,
+    topic_regex text NOT NULL,
+    kind text NOT NULL,
+    settings jsonb NOT NULL,
+    absent boolean DEFAULT false NOT NULL,
+    first_id bigint NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT handler_has_topics CHECK ((cardinality(topics) >= 1)),
+    CONSTRAINT name_is_1_to_63_letters_digits_underscores_dashes CHECK ((name ~ '^[A-Za-z0-9_-]{1,63}$'::text))
+);
+
+-- Name: open; Type: TABLE; Schema: outbox; Owner: -
+
+CREATE TABLE outbox.open (
+    event_id bigint NOT NULL,
+    handler text NOT NULL,
+    state text NOT NULL,
+    due_at timestamp with time zone,
+    attempt integer DEFAULT 0 NOT NULL,
+    failures integer DEFAULT 0 NOT NULL,
+    started_at timestamp with time zone,
+    topic text NOT NULL,
+    key text,
+    payload jsonb NOT NULL,
+    headers jsonb NOT NULL,
+    priority smallint NOT NULL,
+    expires_at timestamp with time zone,
+    created_at timestamp with time zone NOT NULL,
+    progress jsonb,
+    results jsonb,
+    last_error text,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT failures_are_among_the_attempts CHECK (((failures >= 0) AND (failures <= attempt))),
+    CONSTRAINT last_error_is_at_most_16_kibibytes CHECK ((octet_length(last_error) <= 16384)),
+    CONSTRAINT retrying_and_dead_have_an_error CHECK (((state <> ALL (ARRAY['retrying'::text, 'dead'::text])) OR (last_error IS NOT NULL))),
+    CONSTRAINT running_has_started_an_attempt CHECK ((((state = 'running'::text) = (started_at IS NOT NULL)) AND ((state <> 'running'::text) OR (attempt >= 1)))),
+    CONSTRAINT scheduled_and_retrying_have_a_due_time CHECK (((state <> ALL (ARRAY['scheduled'::text, 'retrying'::text])) OR (due_at IS NOT NULL))),
+    CONSTRAINT state_is_one_of_the_six CHECK ((state = ANY (ARRAY['scheduled'::text, 'retrying'::text, 'running'::text, 'waiting'::text, 'blocked'::text, 'dead'::text])))
+)
+WITH (fillfactor='70', autovacuum_vacuum_scale_factor='0.01', autovacuum_vacuum_threshold='500');
+
+-- Name: position; Type: TABLE; Schema: outbox; Owner: -
+
+CREATE TABLE outbox."position" (
+    n bigint NOT NULL,
+    handler text NOT NULL,
+    "position" pg_snapshot NOT NULL,
+    finished bigint DEFAULT 0 NOT NULL,
+    at timestamp with time zone DEFAULT now() NOT NULL
+);
+
+-- Name: backlog; Type: VIEW; Schema: outbox; Owner: -
+
+CREATE VIEW outbox.backlog AS
+ SELECT h.name AS handler,
+    h.kind,
+    h.absent,
+    COALESCE(p.pending, (0)::bigint) AS pending,
+    COALESCE(o.scheduled, (0)::bigint) AS scheduled,
+    COALESCE(o.retrying, (0)::bigint) AS retrying,
+    COALESCE(o.running, (0)::bigint) AS running,
+    COALESCE(o.waiting, (0)::bigint) AS waiting,
+    COALESCE(o.blocked, (0)::bigint) AS blocked,
+    COALESCE(o.dead, (0)::bigint) AS dead,
+    (now() - LEAST(p.oldest, o.oldest)) AS oldest_age,
+    c.finished,
+    r.per_second AS finished_per_second,
+    c.at AS position_at
+   FROM ((((outbox.handler h
+     LEFT JOIN LATERAL ( SELECT "position"."position",
+            "position".finished,
+            "position".at
+           FROM outbox."position"
+          WHERE ("position".handler = h.name)
+          ORDER BY "position".n DESC
+         LIMIT 1) c ON (true))
+     LEFT JOIN LATERAL ( SELECT (((max(x.finished) - min(x.finished)))::double precision / (NULLIF(EXTRACT(epoch FROM (max(x.at) - min(x.at))), (0)::numeric))::double precision) AS per_second
+           FROM outbox."position" x
+          WHERE ((x.handler = h.name) AND (x.at > (now() - '00:02:00'::interval)))) r ON (true))
+     LEFT JOIN LATERAL ( SELECT count(*) AS pending,
+            min(e.created_at) AS oldest
+           FROM outbox.event e
+          WHERE ((e.xid >= pg_snapshot_xmin(c."position")) AND (NOT pg_visible_in_snapshot(e.xid, c."position")) AND (e.id >= h.first_id) AND ((e.topic || '.'::text) ~ h.topic_regex) AND (NOT (EXISTS ( SELECT
+                   FROM outbox.done d
+                  WHERE ((d.event_id = e.id) AND (d.handler = h.name))))) AND (NOT (EXISTS ( SELECT
+                   FROM outbox.open o_1
+                  WHERE ((o_1.event_id = e.id) AND (o_1.handler = h.name))))))) p ON (true))
+     LEFT JOIN LATERAL ( SELECT count(*) FILTER (WHERE (open.state = 'scheduled'::text)) AS scheduled,
+            count(*) FILTER (WHERE (open.state = 'retrying'::text)) AS retrying,
+            count(*) FILTER (WHERE (open.state = 'running'::text)) AS running,
+            count(*) FILTER (WHERE (open.state = 'waiting'::text)) AS waiting,
+            count(*) FILTER (WHERE (open.state = 'blocked'::text)) AS blocked,
+            count(*) FILTER (WHERE (open.state = 'dead'::text)) AS dead,
+            min(open.created_at) FILTER (WHERE (open.state = ANY (ARRAY['retrying'::text, 'running'::text]))) AS oldest
+           FROM outbox.open
+          WHERE (open.handler = h.name)) o ON (true));
+
+-- Name: bell; Type: SEQUENCE; Schema: outbox; Owner: -
+
+CREATE SEQUENCE outbox.bell
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    MAXVALUE 2
+    CACHE 1
+    CYCLE;
+
+-- Name: dedup; Type: TABLE; Schema: outbox; Owner: -
+
+CREATE TABLE outbox.dedup (
+    topic text NOT NULL,
+    dedup_key text NOT NULL,
+    event_id bigint NOT NULL,
+    expires_at timestamp with time zone NOT NULL
+);
+
+-- Name: delivery; Type: VIEW; Schema: outbox; Owner: -
+
+CREATE VIEW outbox.delivery AS
+ SELECT d.event_id,
+    d.handler,
+    e.topic,
+    e.key,
+    d.outcome AS state,
+    d.attempt AS attempts,
+    NULL::timestamp with time zone AS due_at,
+    d.started_at,
+    d.finished_at,
+    NULL::text AS last_error,
+    d.result
+   FROM (outbox.done d
+     LEFT JOIN outbox.event e ON ((e.id = d.event_id)))
+UNION ALL
+ SELECT o.event_id,
+    o.handler,
+    o.topic,
+    o.key,
+    o.state,
+    o.attempt AS attempts,
+        CASE
+            WHEN (o.state = ANY (ARRAY['scheduled'::text, 'retrying'::text, 'waiting'::text])) THEN o.due_at
+            ELSE NULL::timestamp with time zone
+        END AS due_at,
+    o.started_at,
+    NULL::timestamp with time zone AS finished_at,
+    o.last_error,
+    NULL::jsonb AS result
+   FROM outbox.open o
+UNION ALL
+ SELECT e.id AS event_id,
+    h.name AS handler,
+    e.topic,
+    e.key,
+    'pending'::text AS state,
+    0 AS attempts,
+    e.due_at,
+    NULL::timestamp with time zone AS started_at,
+    NULL::timestamp with time zone AS finished_at,
+    NULL::text AS last_error,
+    NULL::jsonb AS result
+   FROM (outbox.event e
+     JOIN outbox.handler h ON (((e.id >= h.first_id) AND ((e.topic || '.'::text) ~ h.topic_regex))))
+  WHERE ((NOT (EXISTS ( SELECT
+           FROM outbox.done d
+          WHERE ((d.event_id = e.id) AND (d.handler = h.name))))) AND (NOT (EXISTS ( SELECT
+           FROM outbox.open o
+          WHERE ((o.event_id = e.id) AND (o.handler = h.name))))));
+
+-- Name: done_default; Type: TABLE; Schema: outbox; Owner: -
+
+CREATE TABLE outbox.done_default (
+    event_id bigint NOT NULL,
+    handler text NOT NULL,
+    outcome text NOT NULL,
+    attempt integer NOT NULL,
+    started_at timestamp with time zone,
+    finished_at timestamp with time zone NOT NULL,
+    result jsonb,
+    CONSTRAINT done_took_an_attempt CHECK (((outcome <> 'done'::text) OR ((attempt >= 1) AND (started_at IS NOT NULL)))),
+    CONSTRAINT outcome_is_done_cancelled_expired_or_discarded CHECK ((outcome = ANY (ARRAY['done'::text, 'cancelled'::text, 'expired'::text, 'discarded'::text]))),
+    CONSTRAINT result_is_at_most_64_kibibytes CHECK ((pg_column_size(result) <= 65536))
+);
+
+-- Name: done_p0; Type: TABLE; Schema: outbox; Owner: -
+
+CREATE TABLE outbox.done_p0 (
+    event_id bigint NOT NULL,
+    handler text NOT NULL,
+    outcome text NOT NULL,
+    attempt integer NOT NULL,
+    started_at timestamp with time zone,
+    finished_at timestamp with time zone NOT NULL,
+    result jsonb,
+    CONSTRAINT done_took_an_attempt CHECK (((outcome <> 'done'::text) OR ((attempt >= 1) AND (started_at IS NOT NULL)))),
+    CONSTRAINT outcome_is_done_cancelled_expired_or_discarded CHECK ((outcome = ANY (ARRAY['done'::text, 'cancelled'::text, 'expired'::text, 'discarded'::text]))),
+    CONSTRAINT result_is_at_most_64_kibibytes CHECK ((pg_column_size(result) <= 65536))
+);
+
+-- Name: done_p1; Type: TABLE; Schema: outbox; Owner: -
+
+CREATE TABLE outbox.done_p1 (
+    event_id bigint NOT NULL,
+    handler text NOT NULL,
+    outcome text NOT NULL,
+    attempt integer NOT NULL,
+    started_at timestamp with time zone,
+    finished_at timestamp with time zone NOT NULL,
+    result jsonb,
+    CONSTRAINT done_took_an_attempt CHECK (((outcome <> 'done'::text) OR ((attempt >= 1) AND (started_at IS NOT NULL)))),
+    CONSTRAINT outcome_is_done_cancelled_expired_or_discarded CHECK ((outcome = ANY (ARRAY['done'::text, 'cancelled'::text, 'expired'::text, 'discarded'::text]))),
+    CONSTRAINT result_is_at_most_64_kibibytes CHECK ((pg_column_size(result) <= 65536))
+);
+
+-- Name: done_p2; Type: TABLE; Schema: outbox; Owner: -
+
+CREATE TABLE outbox.done_p2 (
+    event_id bigint NOT NULL,
+    handler text NOT NULL,
+    outcome text NOT NULL,
+    attempt integer NOT NULL,
+    started_at timestamp with time zone,
+    finished_at timestamp with time zone NOT NULL,
+    result jsonb,
+    CONSTRAINT done_took_an_attempt CHECK (((outcome <> 'done'::text) OR ((attempt >= 1) AND (started_at IS NOT NULL)))),
+    CONSTRAINT outcome_is_done_cancelled_expired_or_discarded CHECK ((outcome = ANY (ARRAY['done'::text, 'cancelled'::text, 'expired'::text, 'discarded'::text]))),
+    CONSTRAINT result_is_at_most_64_kibibytes CHECK ((pg_column_size(result) <= 65536))
+);
+
+-- Name: done_p3; Type: TABLE; Schema: outbox; Owner: -
+
+CREATE TABLE outbox.done_p3 (
+    event_id bigint NOT NULL,
+    handler text NOT NULL,
+    outcome text NOT NULL,
+    attempt integer NOT NULL,
+    started_at timestamp with time zone,
+    finished_at timestamp with time zone NOT NULL,
+    result jsonb,
+    CONSTRAINT done_took_an_attempt CHECK (((outcome <> 'done'::text) OR ((attempt >= 1) AND (started_at IS NOT NULL)))),
+    CONSTRAINT outcome_is_done_cancelled_expired_or_discarded CHECK ((outcome = ANY (ARRAY['done'::text, 'cancelled'::text, 'expired'::text, 'discarded'::text]))),
+    CONSTRAINT result_is_at_most_64_kibibytes CHECK ((pg_column_size(result) <= 65536))
+);
+
+-- Name: done_p4; Type: TABLE; Schema: outbox; Owner: -
+
+CREATE TABLE outbox.done_p4 (
+    event_id bigint NOT NULL,
+    handler text NOT NULL,
+    outcome text NOT NULL,
+    attempt integer NOT NULL,
+    started_at timestamp with time zone,
+    finished_at timestamp with time zone NOT NULL,
+    result jsonb,
+    CONSTRAINT done_took_an_attempt CHECK (((outcome <> 'done'::text) OR ((attempt >= 1) AND (started_at IS NOT NULL)))),
+    CONSTRAINT outcome_is_done_cancelled_expired_or_discarded CHECK ((outcome = ANY (ARRAY['done'::text, 'cancelled'::text, 'expired'::text, 'discarded'::text]))),
+    CONSTRAINT result_is_at_most_64_kibibytes CHECK ((pg_column_size(result) <= 65536))
+);
+
+-- Name: event_default; Type: TABLE; Schema: outbox; Owner: -
+
+CREATE TABLE outbox.event_default (
+    id bigint NOT NULL,
+    topic text NOT NULL,
+    key text,
+    payload jsonb NOT NULL,
+    headers jsonb DEFAULT '{}'::jsonb NOT NULL,
+    dedup_key text,
+    due_at timestamp with time zone,
+    expires_at timestamp with time zone,
+    priority smallint DEFAULT 0 NOT NULL,
+    created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    xid xid8 DEFAULT pg_current_xact_id() NOT NULL,
+    CONSTRAINT created_at_is_between_years_1970_and_9999 CHECK (((created_at >= '1970-01-01 00:00:00+00'::timestamp with time zone) AND (created_at < '9999-01-01 00:00:00+00'::timestamp with time zone))),
+    CONSTRAINT dedup_key_is_1_to_512_bytes CHECK (((octet_length(dedup_key) >= 1) AND (octet_length(dedup_key) <= 512))),
+    CONSTRAINT due_at_is_between_years_1970_and_9999 CHECK (((due_at >= '1970-01-01 00:00:00+00'::timestamp with time zone) AND (due_at < '9999-01-01 00:00:00+00'::timestamp with time zone))),
+    CONSTRAINT expires_at_is_after_due_at CHECK ((expires_at > due_at)),
+    CONSTRAINT expires_at_is_between_years_1970_and_9999 CHECK (((expires_at >= '1970-01-01 00:00:00+00'::timestamp with time zone) AND (expires_at < '9999-01-01 00:00:00+00'::timestamp with time zone))),
+    CONSTRAINT headers_are_an_object_of_strings CHECK (((jsonb_typeof(headers) = 'object'::text) AND (NOT jsonb_path_exists(headers, '$.*?(@.type() != "string")'::jsonpath)))),
+    CONSTRAINT headers_are_at_most_64_kibibytes CHECK ((pg_column_size(headers) <= 65536)),
+    CONSTRAINT key_is_1_to_512_bytes_without_control_characters CHECK ((((octet_length(key) >= 1) AND (octet_length(key) <= 512)) AND (key !~ '[[:cntrl:]]'::text))),
+    CONSTRAINT payload_is_at_most_16_mebibytes CHECK ((pg_column_size(payload) <= 16777216)),
+    CONSTRAINT topic_is_at_most_255_bytes CHECK ((octet_length(topic) <= 255)),
+    CONSTRAINT topic_is_dotted_words_of_letters_digits_underscore_colon_dash CHECK ((topic ~ '^[A-Za-z0-9_:-]+(\.[A-Za-z0-9_:-]+)*$'::text))
+);
+
+-- Name: event_id_seq; Type: SEQUENCE; Schema: outbox; Owner: -
+
+ALTER TABLE outbox.event ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME outbox.event_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+-- Name: event_p0; Type: TABLE; Schema: outbox; Owner: -
+
+CREATE TABLE outbox.event_p0 (
+    id bigint NOT NULL,
+    topic text NOT NULL,
+    key text,
+    payload jsonb NOT NULL,
+    headers jsonb DEFAULT '{}'::jsonb NOT NULL,
+    dedup_key text,
+    due_at timestamp with time zone,
+    expires_at timestamp with time zone,
+    priority smallint DEFAULT 0 NOT NULL,
+    created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    xid xid8 DEFAULT pg_current_xact_id() NOT NULL,
+    CONSTRAINT created_at_is_between_years_1970_and_9999 CHECK (((created_at >= '1970-01-01 00:00:00+00'::timestamp with time zone) AND (created_at < '9999-01-01 00:00:00+00'::timestamp with time zone))),
+    CONSTRAINT dedup_key_is_1_to_512_bytes CHECK (((octet_length(dedup_key) >= 1) AND (octet_length(dedup_key) <= 512))),
+    CONSTRAINT due_at_is_between_years_1970_and_9999 CHECK (((due_at >= '1970-01-01 00:00:00+00'::timestamp with time zone) AND (due_at < '9999-01-01 00:00:00+00'::timestamp with time zone))),
+    CONSTRAINT expires_at_is_after_due_at CHECK ((expires_at > due_at)),
+    CONSTRAINT expires_at_is_between_years_1970_and_9999 CHECK (((expires_at >= '1970-01-01 00:00:00+00'::timestamp with time zone) AND (expires_at < '9999-01-01 00:00:00+00'::timestamp with time zone))),
+    CONSTRAINT headers_are_an_object_of_strings CHECK (((jsonb_typeof(headers) = 'object'::text) AND (NOT jsonb_path_exists(headers, '$.*?(@.type() != "string")'::jsonpath)))),
+    CONSTRAINT headers_are_at_most_64_kibibytes CHECK ((pg_column_size(headers) <= 65536)),
+    CONSTRAINT key_is_1_to_512_bytes_without_control_characters CHECK ((((octet_length(key) >= 1) AND (octet_length(key) <= 512)) AND (key !~ '[[:cntrl:]]'::text))),
+    CONSTRAINT payload_is_at_most_16_mebibytes CHECK ((pg_column_size(payload) <= 16777216)),
+    CONSTRAINT topic_is_at_most_255_bytes CHECK ((octet_length(topic) <= 255)),
+    CONSTRAINT topic_is_dotted_words_of_letters_digits_underscore_colon_dash CHECK ((topic ~ '^[A-Za-z0-9_:-]+(\.[A-Za-z0-9_:-]+)*$'::text))
+);
+
+-- Name: event_p1; Type: TABLE; Schema: outbox; Owner: -
+
+CREATE TABLE outbox.event_p1 (
+    id bigint NOT NULL,
+    topic text NOT NULL,
+    key text,
+    payload jsonb NOT NULL,
+    headers jsonb DEFAULT '{}'::jsonb NOT NULL,
+    dedup_key text,
+    due_at timestamp with time zone,
+    expires_at timestamp with time zone,
+    priority smallint DEFAULT 0 NOT NULL,
+    created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    xid xid8 DEFAULT pg_current_xact_id() NOT NULL,
+    CONSTRAINT created_at_is_between_years_1970_and_9999 CHECK (((created_at >= '1970-01-01 00:00:00+00'::timestamp with time zone) AND (created_at < '9999-01-01 00:00:00+00'::timestamp with time zone))),
+    CONSTRAINT dedup_key_is_1_to_512_bytes CHECK (((octet_length(dedup_key) >= 1) AND (octet_length(dedup_key) <= 512))),
+    CONSTRAINT due_at_is_between_years_1970_and_9999 CHECK (((due_at >= '1970-01-01 00:00:00+00'::timestamp with time zone) AND (due_at < '9999-01-01 00:00:00+00'::timestamp with time zone))),
+    CONSTRAINT expires_at_is_after_due_at CHECK ((expires_at > due_at)),
+    CONSTRAINT expires_at_is_between_years_1970_and_9999 CHECK (((expires_at >= '1970-01-01 00:00:00+00'::timestamp with time zone) AND (expires_at < '9999-01-01 00:00:00+00'::timestamp with time zone))),
+    CONSTRAINT headers_are_an_object_of_strings CHECK (((jsonb_typeof(headers) = 'object'::text) AND (NOT jsonb_path_exists(headers, '$.*?(@.type() != "string")'::jsonpath)))),
+    CONSTRAINT headers_are_at_most_64_kibibytes CHECK ((pg_column_size(headers) <= 65536)),
+    CONSTRAINT key_is_1_to_512_bytes_without_control_characters CHECK ((((octet_length(key) >= 1) AND (octet_length(key) <= 512)) AND (key !~ '[[:cntrl:]]'::text))),
+    CONSTRAINT payload_is_at_most_16_mebibytes CHECK ((pg_column_size(payload) <= 16777216)),
+    CONSTRAINT topic_is_at_most_255_bytes CHECK ((octet_length(topic) <= 255)),
+    CONSTRAINT topic_is_dotted_words_of_letters_digits_underscore_colon_dash CHECK ((topic ~ '^[A-Za-z0-9_:-]+(\.[A-Za-z0-9_:-]+)*$'::text))
+);
+
+-- Name: event_p2; Type: TABLE; Schema: outbox; Owner: -
+
+CREATE TABLE outbox.event_p2 (
+    id bigint NOT NULL,
+    topic text NOT NULL,
+    key text,
+    payload jsonb NOT NULL,
+    headers jsonb DEFAULT '{}'::jsonb NOT NULL,
+    dedup_key text,
+    due_at timestamp with time zone,
+    expires_at timestamp with time zone,
+    priority smallint DEFAULT 0 NOT NULL,
+    created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    xid xid8 DEFAULT pg_current_xact_id() NOT NULL,
+    CONSTRAINT created_at_is_between_years_1970_and_9999 CHECK (((created_at >= '1970-01-01 00:00:00+00'::timestamp with time zone) AND (created_at < '9999-01-01 00:00:00+00'::timestamp with time zone))),
+    CONSTRAINT dedup_key_is_1_to_512_bytes CHECK (((octet_length(dedup_key) >= 1) AND (octet_length(dedup_key) <= 512))),
+    CONSTRAINT due_at_is_between_years_1970_and_9999 CHECK (((due_at >= '1970-01-01 00:00:00+00'::timestamp with time zone) AND (due_at < '9999-01-01 00:00:00+00'::timestamp with time zone))),
+    CONSTRAINT expires_at_is_after_due_at CHECK ((expires_at > due_at)),
+    CONSTRAINT expires_at_is_between_years_1970_and_9999 CHECK (((expires_at >= '1970-01-01 00:00:00+00'::timestamp with time zone) AND (expires_at < '9999-01-01 00:00:00+00'::timestamp with time zone))),
+    CONSTRAINT headers_are_an_object_of_strings CHECK (((jsonb_typeof(headers) = 'object'::text) AND (NOT jsonb_path_exists(headers, '$.*?(@.type() != "string")'::jsonpath)))),
+    CONSTRAINT headers_are_at_most_64_kibibytes CHECK ((pg_column_size(headers) <= 65536)),
+    CONSTRAINT key_is_1_to_512_bytes_without_control_characters CHECK ((((octet_length(key) >= 1) AND (octet_length(key) <= 512)) AND (key !~ '[[:cntrl:]]'::text))),
+    CONSTRAINT payload_is_at_most_16_mebibytes CHECK ((pg_column_size(payload) <= 16777216)),
+    CONSTRAINT topic_is_at_most_255_bytes CHECK ((octet_length(topic) <= 255)),
+    CONSTRAINT topic_is_dotted_words_of_letters_digits_underscore_colon_dash CHECK ((topic ~ '^[A-Za-z0-9_:-]+(\.[A-Za-z0-9_:-]+)*$'::text))
+);
+
+-- Name: event_p3; Type: TABLE; Schema: outbox; Owner: -
+
+CREATE TABLE outbox.event_p3 (
+    id bigint NOT NULL,
+    topic text NOT NULL,
+    key text,
+    payload jsonb NOT NULL,
+    headers jsonb DEFAULT '{}'::jsonb NOT NULL,
+    dedup_key text,
+    due_at timestamp with time zone,
+    expires_at timestamp with time zone,
+    priority smallint DEFAULT 0 NOT NULL,
+    created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    xid xid8 DEFAULT pg_current_xact_id() NOT NULL,
+    CONSTRAINT created_at_is_between_years_1970_and_9999 CHECK (((created_at >= '1970-01-01 00:00:00+00'::timestamp with time zone) AND (created_at < '9999-01-01 00:00:00+00'::timestamp with time zone))),
+    CONSTRAINT dedup_key_is_1_to_512_bytes CHECK (((octet_length(dedup_key) >= 1) AND (octet_length(dedup_key) <= 512))),
+    CONSTRAINT due_at_is_between_years_1970_and_9999 CHECK (((due_at >= '1970-01-01 00:00:00+00'::timestamp with time zone) AND (due_at < '9999-01-01 00:00:00+00'::timestamp with time zone))),
+    CONSTRAINT expires_at_is_after_due_at CHECK ((expires_at > due_at)),
+    CONSTRAINT expires_at_is_between_years_1970_and_9999 CHECK (((expires_at >= '1970-01-01 00:00:00+00'::timestamp with time zone) AND (expires_at < '9999-01-01 00:00:00+00'::timestamp with time zone))),
+    CONSTRAINT headers_are_an_object_of_strings CHECK (((jsonb_typeof(headers) = 'object'::text) AND (NOT jsonb_path_exists(headers, '$.*?(@.type() != "string")'::jsonpath)))),
+    CONSTRAINT headers_are_at_most_64_kibibytes CHECK ((pg_column_size(headers) <= 65536)),
+    CONSTRAINT key_is_1_to_512_bytes_without_control_characters CHECK ((((octet_length(key) >= 1) AND (octet_length(key) <= 512)) AND (key !~ '[[:cntrl:]]'::text))),
+    CONSTRAINT payload_is_at_most_16_mebibytes CHECK ((pg_column_size(payload) <= 16777216)),
+    CONSTRAINT topic_is_at_most_255_bytes CHECK ((octet_length(topic) <= 255)),
+    CONSTRAINT topic_is_dotted_words_of_letters_digits_underscore_colon_dash CHECK ((topic ~ '^[A-Za-z0-9_:-]+(\.[A-Za-z0-9_:-]+)*$'::text))
+);
+
+-- Name: event_p4; Type: TABLE; Schema: outbox; Owner: -
+
+CREATE TABLE outbox.event_p4 (
+    id bigint NOT NULL,
+    topic text NOT NULL,
+    key text,
+    payload jsonb NOT NULL,
+    headers jsonb DEFAULT '{}'::jsonb NOT NULL,
+    dedup_key text,
+    due_at timestamp with time zone,
+    expires_at timestamp with time zone,
+    priority smallint DEFAULT 0 NOT NULL,
+    created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    xid xid8 DEFAULT pg_current_xact_id() NOT NULL,
+    CONSTRAINT created_at_is_between_years_1970_and_9999 CHECK (((created_at >= '1970-01-01 00:00:00+00'::timestamp with time zone) AND (created_at < '9999-01-01 00:00:00+00'::timestamp with time zone))),
+    CONSTRAINT dedup_key_is_1_to_512_bytes CHECK (((octet_length(dedup_key) >= 1) AND (octet_length(dedup_key) <= 512))),
+    CONSTRAINT due_at_is_between_years_1970_and_9999 CHECK (((due_at >= '1970-01-01 00:00:00+00'::timestamp with time zone) AND (due_at < '9999-01-01 00:00:00+00'::timestamp with time zone))),
+    CONSTRAINT expires_at_is_after_due_at CHECK ((expires_at > due_at)),
+    CONSTRAINT expires_at_is_between_years_1970_and_9999 CHECK (((expires_at >= '1970-01-01 00:00:00+00'::timestamp with time zone) AND (expires_at < '9999-01-01 00:00:00+00'::timestamp with time zone))),
+    CONSTRAINT headers_are_an_object_of_strings CHECK (((jsonb_typeof(headers) = 'object'::text) AND (NOT jsonb_path_exists(headers, '$.*?(@.type() != "string")'::jsonpath)))),
+    CONSTRAINT headers_are_at_most_64_kibibytes CHECK ((pg_column_size(headers) <= 65536)),
+    CONSTRAINT key_is_1_to_512_bytes_without_control_characters CHECK ((((octet_length(key) >= 1) AND (octet_length(key) <= 512)) AND (key !~ '[[:cntrl:]]'::text))),
+    CONSTRAINT payload_is_at_most_16_mebibytes CHECK ((pg_column_size(payload) <= 16777216)),
+    CONSTRAINT topic_is_at_most_255_bytes CHECK ((octet_length(topic) <= 255)),
+    CONSTRAINT topic_is_dotted_words_of_letters_digits_underscore_colon_dash CHECK ((topic ~ '^[A-Za-z0-9_:-]+(\.[A-Za-z0-9_:-]+)*$'::text))
+);
+
+-- Name: installation; Type: TABLE; Schema: outbox; Owner: -
+
+CREATE TABLE outbox.installation (
+    singleton boolean DEFAULT true NOT NULL,
+    id uuid DEFAULT gen_random_uuid() NOT NULL,
+    system_identifier bigint NOT NULL,
+    timeline integer NOT NULL,
+    dedup_window interval DEFAULT '24:00:00'::interval NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT dedup_window_is_positive CHECK ((dedup_window > '00:00:00'::interval)),
+    CONSTRAINT there_is_one_row CHECK (singleton)
+);
+
+-- Name: position_n_seq; Type: SEQUENCE; Schema: outbox; Owner: -
+
+ALTER TABLE outbox."position" ALTER COLUMN n ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME outbox.position_n_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+-- Name: refinery_schema_history; Type: TABLE; Schema: outbox; Owner: -
+
+CREATE TABLE outbox.refinery_schema_history (
+    version integer NOT NULL,
+    name character varying(255),
+    applied_on character varying(255),
+    checksum character varying(255)
+);
+
+-- Name: done_default; Type: TABLE ATTACH; Schema: outbox; Owner: -
+
+ALTER TABLE ONLY outbox.done ATTACH PARTITION outbox.done_default DEFAULT;
+
+-- Name: done_p0; Type: TABLE ATTACH; Schema: outbox; Owner: -
+
+ALTER TABLE ONLY outbox.done ATTACH PARTITION outbox.done_p0 FOR VALUES FROM ('0') TO ('1000000');
+
+-- Name: done_p1; Type: TABLE ATTACH; Schema: outbox; Owner: -
+
+ALTER TABLE ONLY outbox.done ATTACH PARTITION outbox.done_p1 FOR VALUES FROM ('1000000') TO ('2000000');
+
+-- Name: done_p2; Type: TABLE ATTACH; Schema: outbox; Owner: -
+
+ALTER TABLE ONLY outbox.done ATTACH PARTITION outbox.done_p2 FOR VALUES FROM ('2000000') TO ('3000000');
+
+-- Name: done_p3; Type: TABLE ATTACH; Schema: outbox; Owner: -
+
+ALTER TABLE ONLY outbox.done ATTACH PARTITION outbox.done_p3 FOR VALUES FROM ('3000000') TO ('4000000');
+
+-- Name: done_p4; Type: TABLE ATTACH; Schema: outbox; Owner: -
+
+ALTER TABLE ONLY outbox.done ATTACH PARTITION outbox.done_p4 FOR VALUES FROM ('4000000') TO ('5000000');
+
+-- Name: event_default; Type: TABLE ATTACH; Schema: outbox; Owner: -
+
+ALTER TABLE ONLY outbox.event ATTACH PARTITION outbox.event_default DEFAULT;
+
+-- Name: event_p0; Type: TABLE ATTACH; Schema: outbox; Owner: -
+
+ALTER TABLE ONLY outbox.event ATTACH PARTITION outbox.event_p0 FOR VALUES FROM ('0') TO ('1000000');
+
+-- Name: event_p1; Type: TABLE ATTACH; Schema: outbox; Owner: -
+
+ALTER TABLE ONLY outbox.event ATTACH PARTITION outbox.event_p1 FOR VALUES FROM ('1000000') TO ('2000000');
+
+-- Name: event_p2; Type: TABLE ATTACH; Schema: outbox; Owner: -
+
+ALTER TABLE ONLY outbox.event ATTACH PARTITION outbox.event_p2 FOR VALUES FROM ('2000000') TO ('3000000');
+
+-- Name: event_p3; Type: TABLE ATTACH; Schema: outbox; Owner: -
+
+ALTER TABLE ONLY outbox.event ATTACH PARTITION outbox.event_p3 FOR VALUES FROM ('3000000') TO ('4000000');
+
+-- Name: event_p4; Type: TABLE ATTACH; Schema: outbox; Owner: -
+
+ALTER TABLE ONLY outbox.event ATTACH PARTITION outbox.event_p4 FOR VALUES FROM ('4000000') TO ('5000000');
+
+-- Name: attempt attempt_pkey; Type: CONSTRAINT; Schema: outbox; Owner: -
+
+ALTER TABLE ONLY outbox.attempt
+    ADD CONSTRAINT attempt_pkey PRIMARY KEY (event_id, handler, attempt);
+
+-- Name: dedup dedup_pkey; Type: CONSTRAINT; Schema: outbox; Owner: -
+
+ALTER TABLE ONLY outbox.dedup
+    ADD CONSTRAINT dedup_pkey PRIMARY KEY (topic, dedup_key);
+
+-- Name: done done_pkey; Type: CONSTRAINT; Schema: outbox; Owner: -
+
+ALTER TABLE ONLY outbox.done
+    ADD CONSTRAINT done_pkey PRIMARY KEY (event_id, handler);
+
+-- Name: done_default done_default_pkey; Type: CONSTRAINT; Schema: outbox; Owner: -
+
+ALTER TABLE ONLY outbox.done_default
+    ADD CONSTRAINT done_default_pkey PRIMARY KEY (event_id, handler);
+
+-- Name: done_p0 done_p0_pkey; Type: CONSTRAINT; Schema: outbox; Owner: -
+
+ALTER TABLE ONLY outbox.done_p0
+    ADD CONSTRAINT done_p0_pkey PRIMARY KEY (event_id, handler);
+
+-- Name: done_p1 done_p1_pkey; Type: CONSTRAINT; Schema: outbox; Owner: -
+
+ALTER TABLE ONLY outbox.done_p1
+    ADD CONSTRAINT done_p1_pkey PRIMARY KEY (event_id, handler);
+
+-- Name: done_p2 done_p2_pkey; Type: CONSTRAINT; Schema: outbox; Owner: -
+
+ALTER TABLE ONLY outbox.done_p2
+    ADD CONSTRAINT done_p2_pkey PRIMARY KEY (event_id, handler);
+
+-- Name: done_p3 done_p3_pkey; Type: CONSTRAINT; Schema: outbox; Owner: -
+
+ALTER TABLE ONLY outbox.done_p3
+    ADD CONSTRAINT done_p3_pkey PRIMARY KEY (event_id, handler);
+
+-- Name: done_p4 done_p4_pkey; Type: CONSTRAINT; Schema: outbox; Owner: -
+
+ALTER TABLE ONLY outbox.done_p4
+    ADD CONSTRAINT done_p4_pkey PRIMARY KEY (event_id, handler);
+
+-- Name: event event_pkey; Type: CONSTRAINT; Schema: outbox; Owner: -
+
+ALTER TABLE ONLY outbox.event
+    ADD CONSTRAINT event_pkey PRIMARY KEY (id);
+
+-- Name: event_default event_default_pkey; Type: CONSTRAINT; Schema: outbox; Owner: -
+
+ALTER TABLE ONLY outbox.event_default
+    ADD CONSTRAINT event_default_pkey PRIMARY KEY (id);
+
+-- Name: event_p0 event_p0_pkey; Type: CONSTRAINT; Schema: outbox; Owner: -
+
+ALTER TABLE ONLY outbox.event_p0
+    ADD CONSTRAINT event_p0_pkey PRIMARY KEY (id);
+
+-- Name: event_p1 event_p1_pkey; Type: CONSTRAINT; Schema: outbox; Owner: -
+
+ALTER TABLE ONLY outbox.event_p1
+    ADD CONSTRAINT event_p1_pkey PRIMARY KEY (id);
+
+-- Name: event_p2 event_p2_pkey; Type: CONSTRAINT; Schema: outbox; Owner: -
+
+ALTER TABLE ONLY outbox.event_p2
+    ADD CONSTRAINT event_p2_pkey PRIMARY KEY (id);
+
+-- Name: event_p3 event_p3_pkey; Type: CONSTRAINT; Schema: outbox; Owner: -
+
+ALTER TABLE ONLY outbox.event_p3
+    ADD CONSTRAINT event_p3_pkey PRIMARY KEY (id);
+
+-- Name: event_p4 event_p4_pkey; Type: CONSTRAINT; Schema: outbox; Owner: -
+
+ALTER TABLE ONLY outbox.event_p4
+    ADD CONSTRAINT event_p4_pkey PRIMARY KEY (id);
+
+-- Name: handler handler_pkey; Type: CONSTRAINT; Schema: outbox; Owner: -
+
+ALTER TABLE ONLY outbox.handler
+    ADD CONSTRAINT handler_pkey PRIMARY KEY (name);
+
+-- Name: installation installation_pkey; Type: CONSTRAINT; Schema: outbox; Owner: -
+
+ALTER TABLE ONLY outbox.installation
+    ADD CONSTRAINT installation_pkey PRIMARY KEY (singleton);
+
+-- Name: open open_pkey; Type: CONSTRAINT; Schema: outbox; Owner: -
+
+ALTER TABLE ONLY outbox.open
+    ADD CONSTRAINT open_pkey PRIMARY KEY (event_id, handler);
+
+-- Name: position position_pkey; Type: CONSTRAINT; Schema: outbox; Owner: -
+
+ALTER TABLE ONLY outbox."position"
+    ADD CONSTRAINT position_pkey PRIMARY KEY (n);
+
+-- Name: refinery_schema_history refinery_schema_history_pkey; Type: CONSTRAINT; Schema: outbox; Owner: -
+
+ALTER TABLE ONLY outbox.refinery_schema_history
+    ADD CONSTRAINT refinery_schema_history_pkey PRIMARY KEY (version);
+
+-- Name: dedup_expires; Type: INDEX; Schema: outbox; Owner: -
+
+CREATE INDEX dedup_expires ON outbox.dedup USING btree (expires_at);
+
+-- Name: event_xid_id; Type: INDEX; Schema: outbox; Owner: -
+
+CREATE INDEX event_xid_id ON ONLY outbox.event USING btree (xid, id);
+
+-- Name: event_default_xid_id_idx; Type: INDEX; Schema: outbox; Owner: -
+
+CREATE INDEX event_default_xid_id_idx ON outbox.event_default USING btree (xid, id);
+
+-- Name: event_p0_xid_id_idx; Type: INDEX; Schema: outbox; Owner: -
+
+CREATE INDEX event_p0_xid_id_idx ON outbox.event_p0 USING btree (xid, id);
+
+-- Name: event_p1_xid_id_idx; Type: INDEX; Schema: outbox; Owner: -
+
+CREATE INDEX event_p1_xid_id_idx ON outbox.event_p1 USING btree (xid, id);
+
+-- Name: event_p2_xid_id_idx; Type: INDEX; Schema: outbox; Owner: -
+
+CREATE INDEX event_p2_xid_id_idx ON outbox.event_p2 USING btree (xid, id);
+
+-- Name: event_p3_xid_id_idx; Type: INDEX; Schema: outbox; Owner: -
+
+CREATE INDEX event_p3_xid_id_idx ON outbox.event_p3 USING btree (xid, id);
+
+-- Name: event_p4_xid_id_idx; Type: INDEX; Schema: outbox; Owner: -
+
+CREATE INDEX event_p4_xid_id_idx ON outbox.event_p4 USING btree (xid, id);
+
+-- Name: open_due; Type: INDEX; Schema: outbox; Owner: -
+
+CREATE INDEX open_due ON outbox.open USING btree (handler, due_at, event_id) WHERE (state = ANY (ARRAY['scheduled'::text, 'retrying'::text]));
+
+-- Name: open_state; Type: INDEX; Schema: outbox; Owner: -
+
+CREATE INDEX open_state ON outbox.open USING btree (state, handler, event_id) WHERE (state = ANY (ARRAY['running'::text, 'dead'::text]));
+
+-- Name: position_newest; Type: INDEX; Schema: outbox; Owner: -
+
+CREATE INDEX position_newest ON outbox."position" USING btree (handler, n DESC);
+
+-- Name: done_default_pkey; Type: INDEX ATTACH; Schema: outbox; Owner: -
+
+ALTER INDEX outbox.done_pkey ATTACH PARTITION outbox.done_default_pkey;
+
+-- Name: done_p0_pkey; Type: INDEX ATTACH; Schema: outbox; Owner: -
+
+ALTER INDEX outbox.done_pkey ATTACH PARTITION outbox.done_p0_pkey;
+
+-- Name: done_p1_pkey; Type: INDEX ATTACH; Schema: outbox; Owner: -
+
+ALTER INDEX outbox.done_pkey ATTACH PARTITION outbox.done_p1_pkey;
+
+-- Name: done_p2_pkey; Type: INDEX ATTACH; Schema: outbox; Owner: -
+
+ALTER INDEX outbox.done_pkey ATTACH PARTITION outbox.done_p2_pkey;
+
+-- Name: done_p3_pkey; Type: INDEX ATTACH; Schema: outbox; Owner: -
+
+ALTER INDEX outbox.done_pkey ATTACH PARTITION outbox.done_p3_pkey;
+
+-- Name: done_p4_pkey; Type: INDEX ATTACH; Schema: outbox; Owner: -
+
+ALTER INDEX outbox.done_pkey ATTACH PARTITION outbox.done_p4_pkey;
+
+-- Name: event_default_pkey; Type: INDEX ATTACH; Schema: outbox; Owner: -
+
+ALTER INDEX outbox.event_pkey ATTACH PARTITION outbox.event_default_pkey;
+
+-- Name: event_default_xid_id_idx; Type: INDEX ATTACH; Schema: outbox; Owner: -
+
+ALTER INDEX outbox.event_xid_id ATTACH PARTITION outbox.event_default_xid_id_idx;
+
+-- Name: event_p0_pkey; Type: INDEX ATTACH; Schema: outbox; Owner: -
+
+ALTER INDEX outbox.event_pkey ATTACH PARTITION outbox.event_p0_pkey;
+
+-- Name: event_p0_xid_id_idx; Type: INDEX ATTACH; Schema: outbox; Owner: -
+
+ALTER INDEX outbox.event_xid_id ATTACH PARTITION outbox.event_p0_xid_id_idx;
+
+-- Name: event_p1_pkey; Type: INDEX ATTACH; Schema: outbox; Owner: -
+
+ALTER INDEX outbox.event_pkey ATTACH PARTITION outbox.event_p1_pkey;
+
+-- Name: event_p1_xid_id_idx; Type: INDEX ATTACH; Schema: outbox; Owner: -
+
+ALTER INDEX outbox.event_xid_id ATTACH PARTITION outbox.event_p1_xid_id_idx;
+
+-- Name: event_p2_pkey; Type: INDEX ATTACH; Schema: outbox; Owner: -
+
+ALTER INDEX outbox.event_pkey ATTACH PARTITION outbox.event_p2_pkey;
+
+-- Name: event_p2_xid_id_idx; Type: INDEX ATTACH; Schema: outbox; Owner: -
+
+ALTER INDEX outbox.event_xid_id ATTACH PARTITION outbox.event_p2_xid_id_idx;
+
+-- Name: event_p3_pkey; Type: INDEX ATTACH; Schema: outbox; Owner: -
+
+ALTER INDEX outbox.event_pkey ATTACH PARTITION outbox.event_p3_pkey;
+
+-- Name: event_p3_xid_id_idx; Type: INDEX ATTACH; Schema: outbox; Owner: -
+
+ALTER INDEX outbox.event_xid_id ATTACH PARTITION outbox.event_p3_xid_id_idx;
+
+-- Name: event_p4_pkey; Type: INDEX ATTACH; Schema: outbox; Owner: -
+
+ALTER INDEX outbox.event_pkey ATTACH PARTITION outbox.event_p4_pkey;
+
+-- Name: event_p4_xid_id_idx; Type: INDEX ATTACH; Schema: outbox; Owner: -
+
+ALTER INDEX outbox.event_xid_id ATTACH PARTITION outbox.event_p4_xid_id_idx;
+
+-- Name: event remember_dedup_key; Type: TRIGGER; Schema: outbox; Owner: -
+
+CREATE TRIGGER remember_dedup_key AFTER INSERT ON outbox.event FOR EACH ROW WHEN ((new.dedup_key IS NOT NULL)) EXECUTE FUNCTION outbox.remember_dedup_key();
+
+-- Name: event ring; Type: TRIGGER; Schema: outbox; Owner: -
+
+CREATE TRIGGER ring AFTER INSERT ON outbox.event FOR EACH STATEMENT WHEN (((pg_sequence_last_value('outbox.bell'::regclass) = 1) AND (current_setting('outbox.bell'::text, true) IS DISTINCT FROM 'off'::text))) EXECUTE FUNCTION outbox.ring();
+
+-- Name: position position_handler_fkey; Type: FK CONSTRAINT; Schema: outbox; Owner: -
+
+ALTER TABLE ONLY outbox."position"
+    ADD CONSTRAINT position_handler_fkey FOREIGN KEY (handler) REFERENCES outbox.handler(name) ON DELETE CASCADE;
+
+-- Name: FUNCTION add_partitions(ahead integer); Type: ACL; Schema: outbox; Owner: -
+
+REVOKE ALL ON FUNCTION outbox.add_partitions(ahead integer) FROM PUBLIC;
+
+-- Name: FUNCTION dedup_holder(topic text, dedup_key text); Type: ACL; Schema: outbox; Owner: -
+
+REVOKE ALL ON FUNCTION outbox.dedup_holder(topic text, dedup_key text) FROM PUBLIC;
+
+-- Name: FUNCTION publish(topic text, payload jsonb, key text, dedup_key text, delay interval, headers jsonb, expires_at timestamp with time zone, priority smallint); Type: ACL; Schema: outbox; Owner: -
+
+REVOKE ALL ON FUNCTION outbox.publish(topic text, payload jsonb, key text, dedup_key text, delay interval, headers jsonb, expires_at timestamp with time zone, priority smallint) FROM PUBLIC;
+
+-- Name: FUNCTION remember_dedup_key(); Type: ACL; Schema: outbox; Owner: -
+
+REVOKE ALL ON FUNCTION outbox.remember_dedup_key() FROM PUBLIC;
+
+-- Name: FUNCTION retry(event_id bigint, handler text); Type: ACL; Schema: outbox; Owner: -
+
+REVOKE ALL ON FUNCTION outbox.retry(event_id bigint, handler text) FROM PUBLIC;
+
+-- Name: FUNCTION ring(); Type: ACL; Schema: outbox; Owner: -
+
+REVOKE ALL ON FUNCTION outbox.ring() FROM PUBLIC;
+
+-- Name: FUNCTION topic_regex(topics text[]); Type: ACL; Schema: outbox; Owner: -
+
+REVOKE ALL ON FUNCTION outbox.topic_regex(topics text[]) FROM PUBLIC;
+
+-- Name: SEQUENCE bell; Type: ACL; Schema: outbox; Owner: -
+
+GRANT SELECT ON SEQUENCE outbox.bell TO PUBLIC;
