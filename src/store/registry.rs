@@ -111,6 +111,12 @@ impl Store {
         let names: Vec<&str> = handlers.iter().map(|handler| &*handler.name).collect();
         let json = serde_json::json!(handlers);
         self.begin().await?;
+        let changed = self.query(sql!("changed_topics"), &[&json]).await?;
+        // Only then is the log looked at.
+        if !changed.is_empty() {
+            let changed: Vec<&str> = changed.iter().map(|row| row.get("name")).collect();
+            self.execute(sql!("begin_topics"), &[&changed]).await?;
+        }
         self.execute(sql!("register_handlers"), &[&json]).await?;
         let absent = self.query(sql!("mark_absent"), &[&names]).await?;
         self.execute(sql!("begin_position"), &[&now.to_string()]).await?;

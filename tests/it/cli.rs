@@ -208,10 +208,10 @@ async fn retry_runs_a_dead_delivery_again_and_says_when_there_is_none() {
         said += &stderr;
     }
     expect![[r#"
-        outboxd: event 3 has no dead delivery; `outboxd show 3` tells where it stands
-        outboxd: event 1 has no dead, retrying or scheduled delivery for handler mail; `outboxd show 1` tells where it stands
-        outboxd: event 1 has no dead, retrying or scheduled delivery for handler nobody; `outboxd show 1` tells where it stands
-        outboxd: event 99 has no dead delivery; `outboxd show 99` tells where it stands
+        outboxd: event 3 has no dead delivery; `outboxd retry 3 HANDLER` runs a retrying or scheduled one now
+        outboxd: handler mail has no dead, retrying or scheduled delivery of event 1; `outboxd show 1` tells where it stands
+        outboxd: handler nobody has no dead, retrying or scheduled delivery of event 1; `outboxd show 1` tells where it stands
+        outboxd: there is no event 99 in the log or in outbox.open
     "#]].assert_eq(&said);
     assert_eq!(run(&database, &["retry", "3", "mail"]).await.0, 0);
     until("it ran", async || deliveries(&session, 3).await == ["mail|done|1"]).await;

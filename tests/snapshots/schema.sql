@@ -658,6 +658,7 @@ CREATE TABLE outbox.installation (
     id uuid DEFAULT gen_random_uuid() NOT NULL,
     system_identifier bigint NOT NULL,
     timeline integer NOT NULL,
+    rebuilt_id bigint DEFAULT 0 NOT NULL,
     dedup_window interval DEFAULT '24:00:00'::interval NOT NULL,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     CONSTRAINT dedup_window_is_positive CHECK ((dedup_window > '00:00:00'::interval)),
