@@ -9,8 +9,19 @@ use crate::store::inspect::Filter;
 use crate::topic::Pattern;
 
 /// The states a delivery can be in, as `--state` takes them.
-const STATES: [&str; 10] =
-    ["pending", "scheduled", "retrying", "running", "waiting", "blocked", "dead", "done", "expired", "cancelled"];
+const STATES: [&str; 11] = [
+    "pending",
+    "scheduled",
+    "retrying",
+    "running",
+    "waiting",
+    "blocked",
+    "dead",
+    "done",
+    "expired",
+    "cancelled",
+    "discarded",
+];
 
 #[derive(Debug, Args)]
 pub(super) struct Events {

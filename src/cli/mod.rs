@@ -30,7 +30,7 @@ const DEFAULT_CONFIG: &str = "/etc/outboxd/outboxd.toml";
 
 /// A daemon beside PostgreSQL: an inserted row reaches its handlers, and its state comes back.
 #[derive(Debug, Parser)]
-#[command(name = "outboxd", version, max_term_width = 100)]
+#[command(name = "outboxd", version)]
 pub struct Cli {
     #[command(flatten)]
     global: Global,
@@ -51,6 +51,8 @@ struct Global {
 #[derive(Debug, Subcommand)]
 enum Verb {
     /// Run the daemon: dispatch events, or stand by for another daemon that does
+    ///
+    /// SIGTERM and SIGINT drain and stop; a second one stops at once. SIGHUP reads the configuration again.
     Run(run::Run),
     /// Watch it work: a PostgreSQL of its own, an app, events, handlers, retries; nothing is left behind
     Demo(demo::Demo),

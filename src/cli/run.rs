@@ -12,7 +12,6 @@ use crate::daemon::{Daemon, Reloader};
 use crate::observe::{Observation, Observer};
 use crate::systemd;
 
-/// SIGTERM and SIGINT drain and stop; a second one stops at once. SIGHUP reads the configuration again.
 #[derive(Debug, Args)]
 pub(super) struct Run {
     /// Make or update the schema first

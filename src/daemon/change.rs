@@ -56,6 +56,15 @@ impl Term<'_> {
         if self.registering.is_none()
             && let Some(specs) = self.reload.take_if(ready)
         {
+            // Settings and topics apply from here on, before they are registered: an event that is read while they are
+            // being written is matched by the topics that SQL will show.
+            for slot in self.slots.values_mut() {
+                if let Some(spec) = specs.iter().find(|spec| spec.name == slot.spec.name) {
+                    slot.lane.configure(spec.delivery.clone());
+                    slot.spec = spec.clone();
+                }
+            }
+            self.routes.clear();
             self.request(Request::Register(registrations(&specs), self.tail.head().clone()));
             self.registering = Some(specs);
         }
@@ -65,10 +74,7 @@ impl Term<'_> {
     pub(super) fn registered(&mut self, checkpoints: &[Checkpoint], now: Instant) {
         let Some(specs) = self.registering.take() else { return };
         for (&id, slot) in &mut self.slots {
-            if let Some(spec) = specs.iter().find(|spec| spec.name == slot.spec.name) {
-                slot.lane.configure(spec.delivery.clone());
-                slot.spec = spec.clone();
-            } else {
+            if !specs.iter().any(|spec| spec.name == slot.spec.name) {
                 slot.leaving = true;
                 slot.lane.drop_queue();
                 self.tail.remove(id);
@@ -119,6 +125,18 @@ impl Term<'_> {
     /// The end of a stopping daemon: what still runs is cut off and given back, everything is written.
     pub(super) async fn finish(&mut self, ears: &mut Ears<'_>) -> End {
         let now = Instant::now();
+        let claimed = async {
+            while self.claiming {
+                match ears.replies.recv().await {
+                    Some(Reply::Claimed(claimed, next)) => self.claimed(claimed, &next, now),
+                    Some(Reply::Written(written)) => self.written(written),
+                    Some(Reply::Registered(_)) => {}
+                    None => break,
+                }
+            }
+        };
+        // What was being claimed has begun in the database; it ends like everything else that runs.
+        let _ = tokio::time::timeout(LAST_WRITES, claimed).await;
         let cut_off = self.slots.values().map(|slot| slot.lane.running()).sum();
         self.runner.cut_off().await;
         let mut steps = Vec::new();

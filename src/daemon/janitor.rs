@@ -44,7 +44,7 @@ async fn round(context: &Context, positions: &mut watch::Receiver<Positions>, sw
     store.trim_position().await?;
     while store.trim_dedup().await? == DEDUP_KEYS_TOGETHER {}
     // Nothing can be compared before the leader has said how far each handler is.
-    positions.wait_for(|positions| !positions.is_empty()).await?;
+    positions.wait_for(Option::is_some).await?;
     sweep.run(context, &store, positions).await
 }
 
@@ -67,7 +67,7 @@ impl Sweep {
         for _ in 0..statements {
             let from = self.next.unwrap_or(lowest).max(lowest);
             let to = from.saturating_add(SWEEP_IDS);
-            let finished = positions.borrow().clone();
+            let finished = positions.borrow().clone().unwrap_or_default();
             let began = Instant::now();
             let deliveries = store.sweep(from, to, &finished).await?;
             if deliveries > 0 {

@@ -36,14 +36,20 @@ pub(super) enum LeadError {
     Setup(String),
 }
 
+impl LeadError {
+    fn lacks_rights(which: &str) -> Self {
+        Self::Setup(format!(
+            "the daemon's role lacks rights: {which}. Run the daemon as the role that ran `outboxd migrate`, \
+             or make it a member of that role"
+        ))
+    }
+}
+
 impl From<Error> for LeadError {
     fn from(error: Error) -> Self {
         // 42501: insufficient_privilege.
         if error.code().is_some_and(|code| code.code() == "42501") {
-            return Self::Setup(format!(
-                "the daemon's role lacks a right: {error}. Run the daemon as the role that ran `outboxd migrate`, \
-                 or grant this role ALL on schema outbox and on its tables, sequences and functions"
-            ));
+            return Self::lacks_rights(&error.to_string());
         }
         Self::Store(error)
     }
@@ -58,6 +64,10 @@ pub(super) async fn take(context: &Context) -> Result<Links, LeadError> {
     }
     check_schema(&session).await?;
     let leader = Store::new(session);
+    let missing = leader.missing_rights().await?;
+    if !missing.is_empty() {
+        return Err(LeadError::lacks_rights(&missing.join("; ")));
+    }
     stand_by(context, &leader).await?;
 
     // LISTEN is committed before anything is read: what happens from here on is heard.

@@ -42,7 +42,8 @@ const RECONNECT_MIN: Duration = Duration::from_millis(100);
 const RECONNECT_MAX: Duration = Duration::from_secs(5);
 
 /// The finished position of every handler, for the janitor's sweep.
-type Positions = Vec<(String, Snapshot)>;
+/// `None` until the term has said it for the first time.
+type Positions = Option<Vec<(String, Snapshot)>>;
 
 /// One handler as the daemon runs it.
 #[derive(Clone)]
@@ -160,7 +161,7 @@ async fn terms(context: &Context, stop: &CancellationToken) -> Result<(), Daemon
                 context.observer.tell(&Observation::Leading);
                 systemd::ready("leading");
                 pause = RECONNECT_MIN;
-                let (positions, watched) = watch::channel(Positions::new());
+                let (positions, watched) = watch::channel(Positions::None);
                 // The janitor works beside the term and ends with it.
                 let end = tokio::select! {
                     end = term::lead(context, links, &positions, stop) => end,

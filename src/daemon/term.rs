@@ -373,7 +373,7 @@ impl Term<'_> {
         }
     }
 
-    fn claimed(&mut self, claimed: Vec<Claimed>, next: &[NextDue], now: Instant) {
+    pub(super) fn claimed(&mut self, claimed: Vec<Claimed>, next: &[NextDue], now: Instant) {
         self.claiming = false;
         let mut by_handler: HashMap<String, Vec<Claimed>> = HashMap::new();
         for claimed in claimed {
@@ -453,7 +453,7 @@ impl Term<'_> {
             }
         }
         let all = self.slots.values().map(|slot| (slot.spec.name.to_string(), slot.lane.position().clone()));
-        self.positions.send_replace(all.collect());
+        self.positions.send_replace(Some(all.collect()));
         if !moved.is_empty() {
             self.request(Request::Checkpoint(moved));
         }

@@ -163,7 +163,7 @@ async fn wrong_usage_is_exit_code_2() {
         error: invalid value 'first' for '<ID>': invalid digit found in string
         ["events", "--state", "lost"]
         error: invalid value 'lost' for '--state <STATE>'
-          [possible values: pending, scheduled, retrying, running, waiting, blocked, dead, done, expired, cancelled]
+          [possible values: pending, scheduled, retrying, running, waiting, blocked, dead, done, expired, cancelled, discarded]
         ["events", "--topic", "user..x"]
         error: invalid value 'user..x' for '--topic <PATTERN>': a topic pattern is words separated by single dots, but word 2 of "user..x" is empty
         ["events", "--limit", "0"]
@@ -312,7 +312,7 @@ async fn a_role_without_rights_is_78_and_says_which() {
     "#]].assert_eq(&after("GRANT USAGE ON SCHEMA outbox TO ROLE").await);
     expect![[r#"
         run: 78
-        outboxd: the daemon's role lacks a right: the statement `set_dedup_window` failed: permission denied for table installation (SQLSTATE 42501). Run the daemon as the role that ran `outboxd migrate`, or grant this role ALL on schema outbox and on its tables, sequences and functions
+        outboxd: the daemon's role lacks rights: INSERT on outbox.done; INSERT on outbox.open; UPDATE on outbox.open; DELETE on outbox.open; INSERT on outbox.attempt; INSERT on outbox.handler; UPDATE on outbox.handler; INSERT on outbox.position; DELETE on outbox.position; UPDATE on outbox.installation; DELETE on outbox.dedup; set the sequence outbox.bell; make partitions of outbox.event, which only its owner may. Run the daemon as the role that ran `outboxd migrate`, or make it a member of that role
         check: 78
         ok       the configuration has 1 handler
         ok       PostgreSQL VERSION answers
