@@ -3,8 +3,8 @@
 //! The session that holds the leader lock is the fence: once PostgreSQL has dropped it, nothing of a deposed daemon is
 //! written any more. This task is the only one that uses it, so a batch and a claim never share a transaction.
 //!
-//! A batch is whatever has gathered while the one before it was being committed: one delivery alone is written at
-//! once, a flood in large batches.
+//! A batch is whatever has gathered while the one before it was being committed, and for a few milliseconds more if it
+//! is small: one delivery alone is written at once, a stream in batches, a flood in large ones.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -22,6 +22,10 @@ use crate::store::{Error, Store};
 
 /// Deliveries written in one transaction at most. 500 to 2,000 rows measured the same speed.
 const BATCH_MAX: usize = 1000;
+
+/// Between two commits at least, while batches are small. Every commit waits for the disk, and so do the producers, who
+/// share it: 200 commits a second cost them less than 1,500.
+const GATHER: Duration = Duration::from_millis(5);
 
 /// One thing to write for one delivery.
 #[derive(Debug, Clone)]
@@ -86,7 +90,9 @@ pub async fn run(
     observer: Observer,
 ) -> Result<(), Error> {
     let mut waiting = Vec::with_capacity(BATCH_MAX);
+    let mut gather_until = Instant::now();
     while requests.recv_many(&mut waiting, BATCH_MAX).await > 0 {
+        gather(&mut requests, &mut waiting, gather_until).await;
         let mut writes = Vec::new();
         for request in waiting.drain(..) {
             if let Request::Write(write) = request {
@@ -124,8 +130,23 @@ pub async fn run(
             }
         }
         settle(store, writes, &replies, &observer).await?;
+        gather_until = Instant::now() + GATHER;
     }
     Ok(())
+}
+
+/// Lets a batch grow until this time. Only outcomes can wait, and nobody waits for them: a handler's slot is free when its
+/// attempt has ended, not when that is written.
+async fn gather(requests: &mut UnboundedReceiver<Request>, waiting: &mut Vec<Request>, until: Instant) {
+    let only_writes = |requests: &[Request]| requests.iter().all(|request| matches!(request, Request::Write(_)));
+    while waiting.len() < BATCH_MAX && only_writes(waiting) {
+        let room = BATCH_MAX - waiting.len();
+        match tokio::time::timeout_at(until.into(), requests.recv_many(waiting, room)).await {
+            Ok(received) if received > 0 => {}
+            // The time is over, or the term is.
+            _ => break,
+        }
+    }
 }
 
 async fn settle(
