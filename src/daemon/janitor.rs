@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-use super::{Context, Positions};
+use super::context::{Context, Positions};
 use crate::observe::Observation;
 use crate::store::Store;
 

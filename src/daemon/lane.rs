@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::settle::{Ended, Write};
 use super::windows::Windows;
+use super::write::{Ended, Fate, LaneId, Ticket, Write};
 use crate::config::DeliveryConfig;
 use crate::event::{Event, EventId};
 use crate::outcome::{Outcome, Settlement, settle};
@@ -27,17 +27,6 @@ const RECORD_AFTER: Duration = Duration::from_secs(1);
 
 /// Before a due delivery whose row somebody else has locked is looked at again.
 const LOCKED_PAUSE: Duration = Duration::from_millis(50);
-
-/// Names a lane within a term.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct LaneId(pub u32);
-
-/// Names a delivery and the lane that holds it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Ticket {
-    pub lane: LaneId,
-    number: u64,
-}
 
 /// One delivery the lane holds.
 #[derive(Debug)]
@@ -410,15 +399,6 @@ impl Lane {
             ended,
         }))
     }
-}
-
-/// What became of a [`Write`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fate {
-    /// The attempt still runs, and has a row now.
-    Recorded,
-    /// The delivery needs this lane no more; `finished` when it has an outcome for good.
-    Ended { finished: bool },
 }
 
 /// What a lane needs to know of a logged event beside the event.

@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
+use super::context::{Context, registrations};
 use super::read::Earlier;
 use super::term::Links;
-use super::{Context, registrations};
 use crate::observe::Observation;
 use crate::postgres::{ConnectError, MigrateError, SchemaStatus, Session, migrate};
 use crate::store::{Error, Store};

@@ -3,7 +3,7 @@
 //! [`Daemon::run`] is one loop: take the lead, lead until the database is lost or the daemon stops, begin again.
 
 pub mod bell;
-mod change;
+mod context;
 mod janitor;
 pub mod lane;
 mod leader;
@@ -13,6 +13,7 @@ pub mod settle;
 pub mod tail;
 mod term;
 pub mod windows;
+pub mod write;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -21,9 +22,10 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use self::context::{Context, HandlerSpec, Positions};
 use self::leader::LeadError;
 use self::term::End;
-use crate::config::{Config, DaemonConfig, DeliveryConfig, HandlerConfig, Kind};
+use crate::config::{Config, DeliveryConfig, HandlerConfig, Kind};
 use crate::event::{Attempt, Event};
 use crate::handler::command::CommandHandler;
 use crate::handler::http::HttpHandler;
@@ -32,41 +34,12 @@ use crate::handler::sql::SqlHandler;
 use crate::handler::{Handler, http};
 use crate::observe::{Observation, Observer, chain};
 use crate::postgres::{ConnectError, Target};
-use crate::snapshot::Snapshot;
-use crate::store::registry::Registration;
 use crate::systemd::{self, Watchdog};
 use crate::topic::{Pattern, PatternError};
 
 /// Between two attempts to connect: doubled from the first to the second, with full jitter on top of the first.
 const RECONNECT_MIN: Duration = Duration::from_millis(100);
 const RECONNECT_MAX: Duration = Duration::from_secs(5);
-
-/// The finished position of every handler, for the janitor's sweep.
-/// `None` until the term has said it for the first time.
-type Positions = Option<Vec<(String, Snapshot)>>;
-
-/// One handler as the daemon runs it.
-#[derive(Clone)]
-struct HandlerSpec {
-    name: Arc<str>,
-    kind: &'static str,
-    delivery: DeliveryConfig,
-    /// What it is called with, for the operator; no secrets.
-    calls: serde_json::Value,
-    handler: Arc<dyn Handler>,
-}
-
-/// The handlers of the configuration in force; watched, so that the newest counts however many came in between.
-type Handlers = watch::Receiver<Arc<[HandlerSpec]>>;
-
-/// What every part of the daemon shares.
-struct Context {
-    target: Target,
-    daemon: DaemonConfig,
-    observer: Observer,
-    progress: Watchdog,
-    handlers: Handlers,
-}
 
 /// A daemon, ready to run.
 pub struct Daemon {
@@ -340,28 +313,4 @@ fn specs(
         return Err(DaemonError::SameName(pair[0].name.to_string()));
     }
     Ok(specs.into())
-}
-
-/// The handlers as `outbox.handler` keeps them.
-fn registrations(specs: &[HandlerSpec]) -> Vec<Registration> {
-    let registration = |spec: &HandlerSpec| {
-        let DeliveryConfig { topics, concurrency, timeout, retry, start } = &spec.delivery;
-        Registration {
-            name: Arc::clone(&spec.name),
-            topics: topics.iter().map(ToString::to_string).collect(),
-            kind: spec.kind,
-            settings: serde_json::json!({
-                "calls": spec.calls,
-                "concurrency": concurrency,
-                "timeout_seconds": timeout.as_secs_f64(),
-                "retry": {
-                    "max_attempts": retry.max_attempts,
-                    "base_seconds": retry.base.as_secs_f64(),
-                    "max_seconds": retry.max.as_secs_f64(),
-                },
-            }),
-            beginning: *start == crate::config::Start::Beginning,
-        }
-    };
-    specs.iter().map(registration).collect()
 }

@@ -11,8 +11,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
-use super::lane::{Fate, Ticket};
-use crate::event::EventId;
+use super::write::{Ended, Fate, Ticket, Write};
 use crate::observe::{Observation, Observer};
 use crate::outcome::{Failure, Settlement, TEXT_BYTES_MAX, excerpt};
 use crate::snapshot::Snapshot;
@@ -26,39 +25,6 @@ const BATCH_MAX: usize = 1000;
 /// Between two commits at least, while batches are small. Every commit waits for the disk, and so do the producers, who
 /// share it: 200 commits a second cost them less than 1,500.
 const GATHER: Duration = Duration::from_millis(5);
-
-/// One thing to write for one delivery.
-#[derive(Debug, Clone)]
-pub struct Write {
-    /// Comes back when it is written.
-    pub ticket: Ticket,
-    pub event: EventId,
-    pub handler: Arc<str>,
-    /// The last attempt that began, 0 if none has.
-    pub attempt: u32,
-    /// The failures before it.
-    pub failures: u32,
-    /// Whether there is a running row that names the attempt.
-    pub has_row: bool,
-    pub began: Option<Instant>,
-    pub at: Instant,
-    pub ended: Ended,
-}
-
-/// What happened to the delivery.
-#[derive(Debug, Clone)]
-pub enum Ended {
-    /// Its attempt ended.
-    Settled(Settlement),
-    /// It is not due yet.
-    Scheduled { due_in: Duration },
-    /// It expired before it ran.
-    Expired,
-    /// Its attempt has not ended and gets a row.
-    StillRunning,
-    /// Its attempt was cut off by the daemon's stop.
-    CutOff,
-}
 
 /// A request to the leader's session. They are served in order.
 #[derive(Debug)]
@@ -167,18 +133,8 @@ async fn settle(
         let Write { event, handler, attempt, .. } = &writes[index];
         observer.tell(&Observation::Refused { event: *event, handler: Arc::clone(handler), attempt: *attempt });
     }
-    let _ = replies.send(Reply::Written(writes.into_iter().map(|write| (write.ticket, fate(&write.ended))).collect()));
+    let _ = replies.send(Reply::Written(writes.into_iter().map(|write| (write.ticket, write.ended.fate())).collect()));
     Ok(())
-}
-
-fn fate(ended: &Ended) -> Fate {
-    match ended {
-        Ended::StillRunning => Fate::Recorded,
-        Ended::Settled(Settlement::Done { .. } | Settlement::Committed) | Ended::Expired => {
-            Fate::Ended { finished: true }
-        }
-        Ended::Settled(_) | Ended::Scheduled { .. } | Ended::CutOff => Fate::Ended { finished: false },
-    }
 }
 
 /// PostgreSQL refused the batch because of one row or more. Each delivery by itself, so that the others do not suffer;

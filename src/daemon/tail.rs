@@ -8,7 +8,7 @@
 
 use std::collections::BTreeMap;
 
-use super::lane::LaneId;
+use super::write::LaneId;
 use crate::snapshot::Snapshot;
 use crate::store::log::{Cursor, PageLimit};
 

@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use outboxd::Observation;
 use outboxd::config::{DeliveryConfig, Start};
-use outboxd::daemon::lane::{Lane, LaneId};
+use outboxd::daemon::lane::Lane;
+use outboxd::daemon::write::LaneId;
 use outboxd::snapshot::Snapshot;
 use outboxd::store::registry::Checkpoint;
 

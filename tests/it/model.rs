@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use outboxd::config::DeliveryConfig;
-use outboxd::daemon::lane::{Fate, Lane, LaneId, Offer, Step, Ticket};
+use outboxd::daemon::lane::{Lane, Offer, Step};
 use outboxd::daemon::tail::{Read, Tail};
+use outboxd::daemon::write::{Fate, LaneId, Ticket};
 use outboxd::snapshot::Snapshot;
 use outboxd::store::log::Cursor;
 use outboxd::store::registry::Checkpoint;

@@ -1,13 +1,13 @@
 //! What changes a term: handlers that come, change and go, and the end.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::lane::{Lane, LaneId};
-use super::settle::{Reply, Request};
-use super::term::{Ears, End, LAST_WRITES, ROUTES_MAX, Slot, Term};
-use super::{HandlerSpec, registrations};
+use super::super::context::{HandlerSpec, registrations};
+use super::super::lane::Lane;
+use super::super::settle::{Reply, Request};
+use super::super::write::LaneId;
+use super::{Ears, End, LAST_WRITES, Slot, Term};
 use crate::observe::Observation;
 use crate::store::registry::Checkpoint;
 
@@ -19,23 +19,6 @@ impl Slot {
             finished: self.lane.finished(),
         }
     }
-}
-
-/// The lanes that want a topic, remembered.
-pub(super) fn routed<'r>(
-    routes: &'r mut HashMap<String, Vec<LaneId>>,
-    slots: &std::collections::BTreeMap<LaneId, Slot>,
-    topic: &str,
-) -> &'r [LaneId] {
-    if !routes.contains_key(topic) {
-        if routes.len() >= ROUTES_MAX {
-            routes.clear();
-        }
-        let wants = |slot: &Slot| slot.lane.config().topics.iter().any(|pattern| pattern.matches(topic));
-        let lanes = slots.iter().filter(|(_, slot)| wants(slot)).map(|(&lane, _)| lane).collect();
-        routes.insert(topic.to_owned(), lanes);
-    }
-    &routes[topic]
 }
 
 impl Term<'_> {

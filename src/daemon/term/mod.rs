@@ -4,6 +4,9 @@
 //!
 //! Restart, reconnect and takeover are the same thing: a new term, which begins by reading the positions and the log.
 
+mod change;
+mod reading;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,12 +19,13 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::bell::{Bell, Next};
-use super::lane::{Fate, Lane, LaneId, Start, Step, Ticket};
+use super::context::{Context, HandlerSpec, Handlers, Positions};
+use super::lane::{Lane, Start, Step};
 use super::read::{Answer, Earlier};
 use super::runner::Runner;
 use super::settle::{self, Reply, Request};
 use super::tail::Tail;
-use super::{Context, HandlerSpec, Handlers, Positions};
+use super::write::{Fate, LaneId, Ticket};
 use crate::event::Attempt;
 use crate::observe::Observation;
 use crate::outcome::{Outcome, Settlement};
@@ -38,9 +42,7 @@ const LOOP_BACK_EVERY: Duration = Duration::from_mins(1);
 /// So long may its own ring take to be heard.
 const LOOP_BACK_MAX: Duration = Duration::from_secs(10);
 /// How long the last writes of a stopping daemon may take.
-pub(super) const LAST_WRITES: Duration = Duration::from_secs(5);
-/// Topics whose handlers are remembered.
-pub(super) const ROUTES_MAX: usize = 10_000;
+const LAST_WRITES: Duration = Duration::from_secs(5);
 /// Inputs taken together before the term acts on them.
 const INPUTS_TOGETHER: usize = 256;
 
@@ -67,13 +69,13 @@ pub(super) struct Links {
 }
 
 /// One handler in this term.
-pub(super) struct Slot {
-    pub(super) spec: HandlerSpec,
-    pub(super) lane: Lane,
+struct Slot {
+    spec: HandlerSpec,
+    lane: Lane,
     /// It left the configuration: it ends what runs and goes.
-    pub(super) leaving: bool,
+    leaving: bool,
     /// What was stored last.
-    pub(super) stored: Checkpoint,
+    stored: Checkpoint,
 }
 
 /// Something that happened.
@@ -90,48 +92,48 @@ enum Input {
 }
 
 /// What the loop of a term waits for.
-pub(super) struct Ears<'a> {
-    pub(super) wake: Arc<Notify>,
-    pub(super) replies: UnboundedReceiver<Reply>,
-    pub(super) settler: JoinSet<Result<(), Error>>,
-    pub(super) handlers: Handlers,
-    pub(super) stop: &'a CancellationToken,
+struct Ears<'a> {
+    wake: Arc<Notify>,
+    replies: UnboundedReceiver<Reply>,
+    settler: JoinSet<Result<(), Error>>,
+    handlers: Handlers,
+    stop: &'a CancellationToken,
 }
 
 #[expect(
     clippy::struct_excessive_bools,
     reason = "each is a question the loop asks, and they do not exclude each other"
 )]
-pub(super) struct Term<'a> {
-    pub(super) context: &'a Context,
-    pub(super) installation: Uuid,
-    pub(super) earlier: Arc<Earlier>,
-    pub(super) store: Arc<Store>,
-    pub(super) slots: BTreeMap<LaneId, Slot>,
-    pub(super) next_lane: u32,
-    pub(super) routes: HashMap<String, Vec<LaneId>>,
-    pub(super) tail: Tail,
-    pub(super) bell: Bell,
-    pub(super) runner: Runner<Ticket>,
-    pub(super) requests: UnboundedSender<Request>,
-    pub(super) job: Option<BoxFuture<'static, Result<Answer, Error>>>,
-    pub(super) claiming: bool,
+struct Term<'a> {
+    context: &'a Context,
+    installation: Uuid,
+    earlier: Arc<Earlier>,
+    store: Arc<Store>,
+    slots: BTreeMap<LaneId, Slot>,
+    next_lane: u32,
+    routes: HashMap<String, Vec<LaneId>>,
+    tail: Tail,
+    bell: Bell,
+    runner: Runner<Ticket>,
+    requests: UnboundedSender<Request>,
+    job: Option<BoxFuture<'static, Result<Answer, Error>>>,
+    claiming: bool,
     /// The next read of the log is the poll's, not the bell's.
-    pub(super) polled: bool,
-    pub(super) poll_at: Option<Instant>,
-    pub(super) pulse_at: Instant,
-    pub(super) loop_back_at: Instant,
+    polled: bool,
+    poll_at: Option<Instant>,
+    pulse_at: Instant,
+    loop_back_at: Instant,
     /// A ring of its own must have been heard by then.
-    pub(super) deaf_at: Option<Instant>,
-    pub(super) checkpoint_at: Instant,
+    deaf_at: Option<Instant>,
+    checkpoint_at: Instant,
     /// Something was read or settled since positions were stored last.
-    pub(super) dirty: bool,
-    pub(super) positions: &'a watch::Sender<Positions>,
+    dirty: bool,
+    positions: &'a watch::Sender<Positions>,
     /// Handlers that wait until no slot of one of their names is leaving.
-    pub(super) reload: Option<Arc<[HandlerSpec]>>,
+    reload: Option<Arc<[HandlerSpec]>>,
     /// Handlers that are being registered.
-    pub(super) registering: Option<Arc<[HandlerSpec]>>,
-    pub(super) stopping: bool,
+    registering: Option<Arc<[HandlerSpec]>>,
+    stopping: bool,
 }
 
 /// Leads until the database is lost or the daemon stops.
@@ -302,7 +304,7 @@ impl Term<'_> {
         self.checkpoint(now, CHECKPOINT_EVERY);
     }
 
-    pub(super) fn take(&mut self, steps: Vec<Step>) {
+    fn take(&mut self, steps: Vec<Step>) {
         for step in steps {
             match step {
                 Step::Start(start) => self.start_attempt(start),
@@ -324,7 +326,7 @@ impl Term<'_> {
     }
 
     /// The settling task outlives every request but the last; when it has ended, the term hears of it by itself.
-    pub(super) fn request(&self, request: Request) {
+    fn request(&self, request: Request) {
         let _ = self.requests.send(request);
     }
 
@@ -347,7 +349,7 @@ impl Term<'_> {
         self.take(steps);
     }
 
-    pub(super) fn written(&mut self, written: Vec<(Ticket, Fate)>) {
+    fn written(&mut self, written: Vec<(Ticket, Fate)>) {
         self.dirty = true;
         for (ticket, fate) in written {
             if let Some(slot) = self.slots.get_mut(&ticket.lane) {
@@ -373,7 +375,7 @@ impl Term<'_> {
         }
     }
 
-    pub(super) fn claimed(&mut self, claimed: Vec<Claimed>, next: &[NextDue], now: Instant) {
+    fn claimed(&mut self, claimed: Vec<Claimed>, next: &[NextDue], now: Instant) {
         self.claiming = false;
         let mut by_handler: HashMap<String, Vec<Claimed>> = HashMap::new();
         for claimed in claimed {
@@ -437,7 +439,7 @@ impl Term<'_> {
     }
 
     /// Stores the positions that moved, if it is time.
-    pub(super) fn checkpoint(&mut self, now: Instant, again_in: Duration) {
+    fn checkpoint(&mut self, now: Instant, again_in: Duration) {
         if !self.dirty || now < self.checkpoint_at {
             return;
         }

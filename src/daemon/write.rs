@@ -1,0 +1,74 @@
+//! What a lane asks to be written, and how it is told that it was.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::event::EventId;
+use crate::outcome::Settlement;
+
+/// Names a lane within a term.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct LaneId(pub u32);
+
+/// Names a delivery and the lane that holds it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Ticket {
+    pub lane: LaneId,
+    pub number: u64,
+}
+
+/// One thing to write for one delivery.
+#[derive(Debug, Clone)]
+pub struct Write {
+    /// Comes back when it is written.
+    pub ticket: Ticket,
+    pub event: EventId,
+    pub handler: Arc<str>,
+    /// The last attempt that began, 0 if none has.
+    pub attempt: u32,
+    /// The failures before it.
+    pub failures: u32,
+    /// Whether there is a running row that names the attempt.
+    pub has_row: bool,
+    pub began: Option<Instant>,
+    pub at: Instant,
+    pub ended: Ended,
+}
+
+/// What happened to the delivery.
+#[derive(Debug, Clone)]
+pub enum Ended {
+    /// Its attempt ended.
+    Settled(Settlement),
+    /// It is not due yet.
+    Scheduled { due_in: Duration },
+    /// It expired before it ran.
+    Expired,
+    /// Its attempt has not ended and gets a row.
+    StillRunning,
+    /// Its attempt was cut off by the daemon's stop.
+    CutOff,
+}
+
+/// What became of a [`Write`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// The attempt still runs, and has a row now.
+    Recorded,
+    /// The delivery needs this lane no more; `finished` when it has an outcome for good.
+    Ended { finished: bool },
+}
+
+impl Ended {
+    /// What becomes of the delivery when this is written.
+    #[must_use]
+    pub fn fate(&self) -> Fate {
+        match self {
+            Self::StillRunning => Fate::Recorded,
+            Self::Settled(Settlement::Done { .. } | Settlement::Committed) | Self::Expired => {
+                Fate::Ended { finished: true }
+            }
+            Self::Settled(_) | Self::Scheduled { .. } | Self::CutOff => Fate::Ended { finished: false },
+        }
+    }
+}
