@@ -120,6 +120,10 @@ impl Term<'_> {
         };
         // What was being claimed has begun in the database; it ends like everything else that runs.
         let _ = tokio::time::timeout(LAST_WRITES, claimed).await;
+        // What has ended by itself is no cut-off.
+        while let Some((ticket, outcome)) = self.runner.try_ended() {
+            self.ended(ticket, outcome, now);
+        }
         let cut_off = self.slots.values().map(|slot| slot.lane.running()).sum();
         self.runner.cut_off().await;
         let mut steps = Vec::new();
