@@ -16,22 +16,24 @@ AS $$
     ) AS p
 $$;
 
--- The bell. Rung by a statement trigger, and by every function an operator calls.
+-- The bell, rung by a statement trigger.
+-- `SET LOCAL outbox.bell = off` is for two-phase commit: PREPARE TRANSACTION is refused after a NOTIFY.
 CREATE FUNCTION outbox.ring() RETURNS trigger
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    PERFORM pg_notify('outbox', '');
+    IF current_setting('outbox.bell', true) IS DISTINCT FROM 'off' THEN
+        PERFORM pg_notify('outbox', '');
+    END IF;
     RETURN NULL;
 END
 $$;
 
--- The condition is evaluated without entering PL/pgSQL: a producer that finds the daemon awake pays one sequence read.
--- `SET LOCAL outbox.bell = off` is for two-phase commit: PREPARE TRANSACTION is refused after a NOTIFY.
+-- A producer that finds the daemon awake pays one sequence read and never enters the function. The condition is kept short:
+-- PostgreSQL parses and prepares it again for every statement.
 CREATE TRIGGER ring AFTER INSERT ON outbox.event FOR EACH STATEMENT
-    WHEN (pg_sequence_last_value('outbox.bell'::regclass) = 1
-          AND current_setting('outbox.bell', true) IS DISTINCT FROM 'off')
+    WHEN (pg_sequence_last_value('outbox.bell'::regclass) = 1)
     EXECUTE FUNCTION outbox.ring();
 
 -- Refuses a second event of one (topic, dedup_key) within the window. Runs as the owner: producers need no right on outbox.dedup.

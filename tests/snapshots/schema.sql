@@ -135,7 +135,9 @@ CREATE FUNCTION outbox.ring() RETURNS trigger
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
 BEGIN
-    PERFORM pg_notify('outbox', '');
+    IF current_setting('outbox.bell', true) IS DISTINCT FROM 'off' THEN
+        PERFORM pg_notify('outbox', '');
+    END IF;
     RETURN NULL;
 END
 $$;
@@ -960,7 +962,7 @@ CREATE TRIGGER remember_dedup_key AFTER INSERT ON outbox.event FOR EACH ROW WHEN
 
 -- Name: event ring; Type: TRIGGER; Schema: outbox; Owner: -
 
-CREATE TRIGGER ring AFTER INSERT ON outbox.event FOR EACH STATEMENT WHEN (((pg_sequence_last_value('outbox.bell'::regclass) = 1) AND (current_setting('outbox.bell'::text, true) IS DISTINCT FROM 'off'::text))) EXECUTE FUNCTION outbox.ring();
+CREATE TRIGGER ring AFTER INSERT ON outbox.event FOR EACH STATEMENT WHEN ((pg_sequence_last_value('outbox.bell'::regclass) = 1)) EXECUTE FUNCTION outbox.ring();
 
 -- Name: position position_handler_fkey; Type: FK CONSTRAINT; Schema: outbox; Owner: -
 
