@@ -1,12 +1,13 @@
 //! One server for the process, started by the first test that asks. Nobody stops it: statics are not dropped, its guard
 //! ends it with the process. `OUTBOXD_TEST_KEEP=1` leaves it running if a test failed.
 
+use std::io::Write as _;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use outboxd::postgres::migrate::migrate;
 use outboxd::postgres::throwaway::Options;
-use outboxd::postgres::{Session, Target, ThrowawayPostgres};
+use outboxd::postgres::{Session, Target, ThrowawayError, ThrowawayPostgres};
 use tokio::runtime::Builder;
 use tokio::sync::Mutex;
 
@@ -20,13 +21,22 @@ pub(crate) fn cluster() -> &'static ThrowawayPostgres {
         apart(async {
             let settings = [("max_connections", "300"), ("max_prepared_transactions", "20")];
             let settings = settings.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
-            let server = ThrowawayPostgres::start(Options { durable: false, settings }).await.unwrap();
+            let server = match ThrowawayPostgres::start(Options { durable: false, settings }).await {
+                Err(missing @ ThrowawayError::NotFound(_)) => nothing_can_be_tested(&missing),
+                started => started.unwrap(),
+            };
             let admin = server.target("postgres").connect("tests").await.unwrap();
             admin.client.batch_execute(&format!("CREATE DATABASE {TEMPLATE}")).await.unwrap();
             migrate(&server.target(TEMPLATE)).await.unwrap();
             server
         })
     })
+}
+
+/// Without PostgreSQL's programs: one line for the whole run, past the capture of the tests' output, and no more tests.
+fn nothing_can_be_tested(missing: &ThrowawayError) -> ! {
+    let _ = writeln!(std::io::stderr(), "\ncannot test: {missing}");
+    std::process::exit(1)
 }
 
 /// A database for one test. Dropped when the test succeeds; kept, and how to look at it printed, when it fails.
