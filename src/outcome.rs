@@ -153,7 +153,8 @@ pub const PAUSE_MAX: Duration = Duration::from_hours(8784);
 
 /// The result as PostgreSQL can store it: the delivery succeeded, so a result that is too large or holds NUL is
 /// replaced by a note rather than turned into a failure.
-fn bounded(result: Value) -> Value {
+#[must_use]
+pub fn bounded(result: Value) -> Value {
     let text = result.to_string();
     if text.len() > RESULT_BYTES_MAX {
         serde_json::json!({ "outboxd": format!("the result had {} bytes; at most {RESULT_BYTES_MAX} are kept", text.len()) })

@@ -211,10 +211,6 @@ impl Lane {
             self.due_at = None;
         }
         self.reserved = slots;
-        if slots > 0 {
-            // The answer says what is due next; what is noted from here on may be news to it.
-            self.due_at = None;
-        }
         slots
     }
 

@@ -158,8 +158,6 @@ async fn terms(context: &Context, stop: &CancellationToken) -> Result<(), Daemon
             Err(error) => chain(&error),
         };
         first = false;
-        // An outage of the database is no hang of the daemon.
-        context.progress.made(Instant::now());
         let jittered = RECONNECT_MIN + pause.mul_f64(fastrand::f64());
         context.observer.tell(&Observation::TermEnded { reason, pause: jittered });
         systemd::status("connecting again");

@@ -9,7 +9,7 @@ use super::answer::{self, Answer};
 use super::{Handler, OutcomeFuture};
 use crate::config::SqlConfig;
 use crate::event::Attempt;
-use crate::outcome::{Failure, Outcome, RESULT_BYTES_MAX};
+use crate::outcome::{Failure, Outcome, bounded};
 use crate::store::{self, within};
 
 /// Calls `schema.function(outbox.event) returns jsonb`.
@@ -53,7 +53,7 @@ impl SqlHandler {
         // Everything but done rolls back by dropping the transaction.
         let result = match within::call(&transaction, &self.function, attempt).await {
             Ok(result) => match answered(result) {
-                Outcome::Done { result } => result,
+                Outcome::Done { result } => result.map(bounded),
                 other => return other,
             },
             Err(error) => return retry(error.source.to_string()),
@@ -103,14 +103,8 @@ pub fn quoted(config: &SqlConfig) -> String {
 /// What the function returned: an answer like any other handler's, or its result.
 fn answered(returned: Option<Value>) -> Outcome {
     let Some(value) = returned else { return Outcome::Done { result: None } };
-    let text = value.to_string();
-    match answer::parse(text.as_bytes()) {
+    match answer::parse(value.to_string().as_bytes()) {
         Answer::Given(outcome) => outcome,
-        Answer::Absent { .. } if text.len() > RESULT_BYTES_MAX => Outcome::Done {
-            result: Some(
-                serde_json::json!({ "outboxd": format!("the result had {} bytes; at most {RESULT_BYTES_MAX} are kept", text.len()) }),
-            ),
-        },
         Answer::Absent { .. } => Outcome::Done { result: Some(value) },
     }
 }

@@ -89,14 +89,6 @@ impl Target {
         Self { config, origin, bound: CONNECT_MAX, warnings: Vec::new() }
     }
 
-    /// The same server, another database.
-    #[must_use]
-    pub fn with_database(&self, database: &str) -> Self {
-        let mut target = self.clone();
-        target.config.dbname(database);
-        target
-    }
-
     /// Where this came from: `--database-url`, `DATABASE_URL`, …
     #[must_use]
     pub fn origin(&self) -> &'static str {

@@ -59,12 +59,6 @@ impl Cursor {
         Self { position, partial: BTreeMap::new() }
     }
 
-    /// Whether an event of this transaction with this id has been consumed.
-    #[must_use]
-    pub fn has_consumed(&self, xid: u64, id: i64) -> bool {
-        self.position.sees(xid) || self.partial.get(&xid).is_some_and(|&last| id <= last)
-    }
-
     /// The (xid, id) behind which everything newer than the position lies.
     fn range_start(&self) -> (u64, i64) {
         let xmax = self.position.xmax();
