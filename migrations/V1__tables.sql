@@ -12,9 +12,9 @@
 -- outbox.open is pending.
 --
 -- Only a delivery that does not simply succeed has a row in outbox.open: it waits for its time (scheduled,
--- retrying), lasts longer than a second (running) or has been given up (dead). That row carries a copy of the
--- event, so retries and dead letters never need the log again, and old partitions of the log can be dropped
--- without looking at them.
+-- retrying), for an answer (waiting) or for an earlier event of its key (blocked), lasts longer than a second
+-- (running) or has been given up (dead). That row carries a copy of the event, so retries and dead letters never
+-- need the log again, and old partitions of the log can be dropped without looking at them.
 --
 -- outbox.event and outbox.done are never updated: there is nothing to vacuum, and a transaction left open
 -- elsewhere cannot slow them down. Both are partitioned by event id, never by time: a long transaction may
@@ -101,15 +101,24 @@ CREATE TABLE outbox.open (
     priority   smallint    NOT NULL,
     expires_at timestamptz,
     created_at timestamptz NOT NULL,
-    progress   jsonb,
-    results    jsonb,
+    -- What the running attempt said last, and when it said something.
+    progress     jsonb,
+    heartbeat_at timestamptz,
     last_error text,
     updated_at timestamptz NOT NULL DEFAULT now(),
+    -- The order in which rows were opened: the order of a key.
+    n          bigint      GENERATED ALWAYS AS IDENTITY,
     PRIMARY KEY (event_id, handler),
     CONSTRAINT state_is_one_of_the_six
         CHECK (state IN ('scheduled', 'retrying', 'running', 'waiting', 'blocked', 'dead')),
-    CONSTRAINT scheduled_and_retrying_have_a_due_time
-        CHECK (state NOT IN ('scheduled', 'retrying') OR due_at IS NOT NULL),
+    -- A blocked row has none until its turn has come.
+    CONSTRAINT due_at_says_when_it_goes_on
+        CHECK (CASE WHEN state IN ('scheduled', 'retrying', 'waiting') THEN due_at IS NOT NULL
+                    WHEN state IN ('running', 'dead') THEN due_at IS NULL ELSE true END),
+    CONSTRAINT only_what_has_a_key_is_blocked
+        CHECK (state <> 'blocked' OR key IS NOT NULL),
+    CONSTRAINT progress_is_at_most_64_kibibytes
+        CHECK (pg_column_size(progress) <= 65536),
     CONSTRAINT running_has_started_an_attempt
         CHECK ((state = 'running') = (started_at IS NOT NULL) AND (state <> 'running' OR attempt >= 1)),
     CONSTRAINT retrying_and_dead_have_an_error
@@ -122,7 +131,9 @@ CREATE TABLE outbox.open (
 ) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 500);
 
 -- What is due next, per handler.
-CREATE INDEX open_due ON outbox.open (handler, due_at, event_id) WHERE state IN ('scheduled', 'retrying');
+CREATE INDEX open_due ON outbox.open (handler, due_at, event_id) WHERE due_at IS NOT NULL;
+-- Who is next of a key.
+CREATE INDEX open_key ON outbox.open (handler, key, n) WHERE key IS NOT NULL;
 -- What a stopped daemon left running, and what is dead.
 CREATE INDEX open_state ON outbox.open (state, handler, event_id) WHERE state IN ('running', 'dead');
 
@@ -136,8 +147,8 @@ CREATE TABLE outbox.attempt (
     error       text,
     response    text,
     PRIMARY KEY (event_id, handler, attempt),
-    CONSTRAINT outcome_is_done_retry_snooze_dead_or_lost
-        CHECK (outcome IN ('done', 'retry', 'snooze', 'dead', 'lost')),
+    CONSTRAINT outcome_is_how_an_attempt_can_end
+        CHECK (outcome IN ('done', 'retry', 'unreachable', 'snooze', 'wait', 'dead', 'lost', 'cancelled', 'paused')),
     CONSTRAINT error_is_at_most_16_kibibytes CHECK (octet_length(error) <= 16384),
     CONSTRAINT response_is_at_most_16_kibibytes CHECK (octet_length(response) <= 16384)
 );
@@ -151,7 +162,23 @@ CREATE TABLE outbox.handler (
     absent      boolean     NOT NULL DEFAULT false,
     -- Events below this id existed before the handler (or its present topics) and are not meant for it.
     first_id    bigint      NOT NULL,
+    -- One delivery of a key at a time, in order; what a dead one does to those behind it. Null: no order.
+    ordered     text,
+    -- The topic of the event that tells of a dead delivery.
+    on_dead     text,
+    -- By hand, or because the target answered 410. Over at paused_until, if there is one.
+    paused_at    timestamptz,
+    paused_until timestamptz,
+    paused_by    text,
+    pause_reason text,
+    -- Open: the target cannot be reached, or fails; nothing is sent but probes.
+    breaker       text        NOT NULL DEFAULT 'closed',
+    breaker_since timestamptz,
+    breaker_error text,
     updated_at  timestamptz NOT NULL DEFAULT now(),
+    CONSTRAINT ordered_is_block_or_skip CHECK (ordered IN ('block', 'skip')),
+    CONSTRAINT breaker_is_closed_or_open CHECK (breaker IN ('closed', 'open')),
+    CONSTRAINT pause_reason_is_at_most_4_kibibytes CHECK (octet_length(pause_reason) <= 4096),
     CONSTRAINT name_is_1_to_63_letters_digits_underscores_dashes CHECK (name ~ '^[A-Za-z0-9_-]{1,63}$'),
     CONSTRAINT handler_has_topics CHECK (cardinality(topics) >= 1)
 );
@@ -177,6 +204,23 @@ CREATE TABLE outbox.dedup (
 );
 CREATE INDEX dedup_expires ON outbox.dedup (expires_at);
 
+-- What consumers inside PostgreSQL have done already: see outbox.once.
+CREATE TABLE outbox.consumed (
+    consumer   text        NOT NULL,
+    key        text        NOT NULL,
+    expires_at timestamptz NOT NULL,
+    PRIMARY KEY (consumer, key),
+    CONSTRAINT consumer_is_1_to_255_bytes CHECK (octet_length(consumer) BETWEEN 1 AND 255),
+    CONSTRAINT key_is_1_to_512_bytes CHECK (octet_length(key) BETWEEN 1 AND 512)
+);
+CREATE INDEX consumed_expires ON outbox.consumed (expires_at);
+
+-- Cancelled deliveries of which an attempt may be running in the daemon. It takes the row away and ends the attempt.
+CREATE TABLE outbox.cancelling (
+    event_id bigint NOT NULL,
+    handler  text   NOT NULL
+);
+
 -- One row: what this installation is. The id is part of every idempotency key; system identifier and timeline tell
 -- a restored or failed-over database, whose transaction ids mean nothing to the stored positions.
 CREATE TABLE outbox.installation (
@@ -188,9 +232,12 @@ CREATE TABLE outbox.installation (
     -- handler.first_id says which of them are meant for a handler.
     rebuilt_id        bigint      NOT NULL DEFAULT 0,
     dedup_window      interval    NOT NULL DEFAULT '24 hours',
+    -- How long outbox.once remembers.
+    once_window       interval    NOT NULL DEFAULT '30 days',
     created_at        timestamptz NOT NULL DEFAULT now(),
     CONSTRAINT there_is_one_row CHECK (singleton),
-    CONSTRAINT dedup_window_is_positive CHECK (dedup_window > interval '0')
+    CONSTRAINT dedup_window_is_positive CHECK (dedup_window > interval '0'),
+    CONSTRAINT once_window_is_positive CHECK (once_window > interval '0')
 );
 INSERT INTO outbox.installation (system_identifier, timeline)
 SELECT system_identifier, ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::integer

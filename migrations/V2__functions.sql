@@ -105,28 +105,6 @@ BEGIN
 END
 $$;
 
--- Runs a delivery again now: a dead one with its failures forgotten, a scheduled or retrying one without waiting for its time.
--- Returns whether there was such a delivery.
-CREATE FUNCTION outbox.retry(event_id bigint, handler text) RETURNS boolean
-LANGUAGE plpgsql
-SET search_path = pg_catalog, pg_temp
-AS $$
-#variable_conflict use_column
-BEGIN
-    UPDATE outbox.open AS o SET
-        state      = CASE o.state WHEN 'scheduled' THEN 'scheduled' ELSE 'retrying' END,
-        failures   = CASE o.state WHEN 'dead' THEN 0 ELSE o.failures END,
-        due_at     = now(),
-        updated_at = now()
-    WHERE o.event_id = retry.event_id AND o.handler = retry.handler AND o.state IN ('dead', 'retrying', 'scheduled');
-    IF NOT FOUND THEN
-        RETURN false;
-    END IF;
-    PERFORM pg_notify('outbox', '');
-    RETURN true;
-END
-$$;
-
 -- Makes the partitions of outbox.event and outbox.done that lie ahead of the last id given out: at least `ahead` of
 -- 1,000,000 ids each. Returns how many it made. CREATE TABLE and ATTACH, not CREATE ... PARTITION OF: that would lock
 -- producers out. Where rows already went to a default partition, the next range begins above them. A lock that
@@ -176,15 +154,15 @@ $$;
 -- Every delivery and its state. Filter by event_id or handler: without a filter this reads the whole retained log.
 CREATE VIEW outbox.delivery AS
 SELECT d.event_id, d.handler, e.topic, e.key, d.outcome AS state, d.attempt AS attempts,
-       NULL::timestamptz AS due_at, d.started_at, d.finished_at, NULL::text AS last_error, d.result
+       NULL::timestamptz AS due_at, d.started_at, d.finished_at, NULL::text AS last_error, NULL::jsonb AS progress, d.result
 FROM outbox.done d
 LEFT JOIN outbox.event e ON e.id = d.event_id
 UNION ALL
 SELECT o.event_id, o.handler, o.topic, o.key, o.state, o.attempt,
-       CASE WHEN o.state IN ('scheduled', 'retrying', 'waiting') THEN o.due_at END, o.started_at, NULL, o.last_error, NULL
+       o.due_at, o.started_at, NULL, o.last_error, o.progress, NULL
 FROM outbox.open o
 UNION ALL
-SELECT e.id, h.name, e.topic, e.key, 'pending', 0, e.due_at, NULL, NULL, NULL, NULL
+SELECT e.id, h.name, e.topic, e.key, 'pending', 0, e.due_at, NULL, NULL, NULL, NULL, NULL
 FROM outbox.event e
 JOIN outbox.handler h ON e.id >= h.first_id AND (e.topic || '.') ~ h.topic_regex
 WHERE NOT EXISTS (SELECT FROM outbox.done d WHERE d.event_id = e.id AND d.handler = h.name)
@@ -193,7 +171,10 @@ WHERE NOT EXISTS (SELECT FROM outbox.done d WHERE d.event_id = e.id AND d.handle
 -- Per handler: what is not finished, how old it is, how fast it goes. `pending` reads the log behind the stored
 -- position only; `finished_per_second` is the mean over the last two minutes of checkpoints.
 CREATE VIEW outbox.backlog AS
-SELECT h.name AS handler, h.kind, h.absent, coalesce(p.pending, 0) AS pending,
+SELECT h.name AS handler, h.kind, h.absent,
+       h.paused_at IS NOT NULL AND coalesce(h.paused_until > now(), true) AS paused,
+       h.paused_at, h.paused_until, h.paused_by, h.pause_reason, h.breaker, h.breaker_since, h.breaker_error,
+       coalesce(p.pending, 0) AS pending,
        coalesce(o.scheduled, 0) AS scheduled, coalesce(o.retrying, 0) AS retrying, coalesce(o.running, 0) AS running,
        coalesce(o.waiting, 0) AS waiting, coalesce(o.blocked, 0) AS blocked, coalesce(o.dead, 0) AS dead,
        now() - least(p.oldest, o.oldest) AS oldest_age,

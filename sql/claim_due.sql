@@ -1,35 +1,65 @@
--- Starts the next attempt of deliveries that are due, at most so many per handler, the longest due first.
+-- Starts the next attempt of deliveries that are due, at most so many per handler, the longest due first. And tells what has been
+-- done by hand meanwhile: which handlers are paused, which deliveries were cancelled.
 -- $1 text[]: handlers   $2 bigint[]: free slots of each, 0 allowed
--- Result: per handler one row without event_id that says in how many seconds its next delivery is due (null: none is;
--- negative: one is due and had no slot), then the claimed deliveries.
+-- Result: rows of three kinds. `handler`: one for each; due_in are the seconds until its next delivery is due (null: none is;
+-- negative: one is due and had no slot), resumes_in those until its pause is over. `claimed` and `unanswered`: a delivery whose
+-- attempt begins, and one that waited for an answer in vain; `alone` when no other row has its key. `cancelled`: its attempt, if
+-- one runs, must end; the row is gone.
 WITH want AS (
-    SELECT w.handler, w.slots FROM unnest($1::text[], $2::bigint[]) AS w (handler, slots)
+    SELECT w.handler, w.slots, h.ordered, coalesce(h.paused_at IS NOT NULL AND coalesce(h.paused_until > now(), true), false) AS paused,
+           extract(epoch FROM h.paused_until - now())::double precision AS resumes_in
+    FROM unnest($1::text[], $2::bigint[]) AS w (handler, slots)
+    LEFT JOIN outbox.handler h ON h.name = w.handler
+), cancelled AS (
+    DELETE FROM outbox.cancelling RETURNING event_id, handler
+), opened_meanwhile AS (
+    DELETE FROM outbox.open o USING cancelled c WHERE o.event_id = c.event_id AND o.handler = c.handler
 ), due AS MATERIALIZED (
-    SELECT d.event_id, d.handler
+    SELECT d.event_id, d.handler, d.state,
+           -- A delayed event takes its place behind those of its key that have begun.
+           CASE WHEN w.ordered IS NOT NULL AND d.key IS NOT NULL AND d.state = 'scheduled' AND d.attempt = 0 THEN EXISTS (
+               SELECT FROM outbox.open x
+               WHERE x.handler = d.handler AND x.key = d.key AND outbox.holds_key(x.state, x.attempt, w.ordered)
+           ) ELSE false END AS behind
     FROM want w
     CROSS JOIN LATERAL (
-        SELECT event_id, handler FROM outbox.open
-        WHERE handler = w.handler AND state IN ('scheduled', 'retrying') AND due_at <= clock_timestamp()
-        ORDER BY due_at, event_id
-        LIMIT w.slots
+        SELECT o.event_id, o.handler, o.key, o.state, o.attempt FROM outbox.open o
+        WHERE o.handler = w.handler AND o.due_at <= statement_timestamp()
+          AND NOT EXISTS (SELECT FROM outbox.cancelling c WHERE c.event_id = o.event_id AND c.handler = o.handler)
+        ORDER BY o.due_at, o.event_id
+        LIMIT CASE WHEN w.paused THEN 0 ELSE w.slots END
         FOR UPDATE SKIP LOCKED
     ) d
+), blocked AS (
+    UPDATE outbox.open o SET state = 'blocked', due_at = NULL, n = DEFAULT, updated_at = clock_timestamp()
+    FROM due d
+    WHERE d.behind AND o.event_id = d.event_id AND o.handler = d.handler
 ), claimed AS (
     UPDATE outbox.open o
-    SET state = 'running', attempt = o.attempt + 1, due_at = NULL, started_at = clock_timestamp(), updated_at = clock_timestamp()
+    SET state = 'running', attempt = o.attempt + (d.state <> 'waiting')::integer, due_at = NULL, started_at = clock_timestamp(),
+        progress = NULL, heartbeat_at = NULL, updated_at = clock_timestamp()
     FROM due d
-    WHERE o.event_id = d.event_id AND o.handler = d.handler
+    WHERE NOT d.behind AND o.event_id = d.event_id AND o.handler = d.handler
     RETURNING o.event_id, o.handler, o.attempt, o.failures, o.topic, o.key, o.payload, o.headers, o.created_at,
-              extract(epoch FROM o.expires_at - now())::double precision AS expires_in
+              extract(epoch FROM o.expires_at - now())::double precision AS expires_in,
+              CASE d.state WHEN 'waiting' THEN 'unanswered' ELSE 'claimed' END AS what,
+              o.key IS NOT NULL AND NOT EXISTS (
+                  SELECT FROM outbox.open x WHERE x.handler = o.handler AND x.key = o.key AND x.event_id <> o.event_id
+              ) AS alone
 )
-SELECT NULL::bigint AS event_id, w.handler, NULL::integer AS attempt, NULL::integer AS failures, NULL::text AS topic, NULL::text AS key,
-       NULL::jsonb AS payload, NULL::jsonb AS headers, NULL::timestamptz AS created_at, NULL::double precision AS expires_in,
+SELECT 'handler' AS what, w.handler, w.paused, w.resumes_in,
        (SELECT extract(epoch FROM o.due_at - clock_timestamp())::double precision
         FROM outbox.open o
-        WHERE o.handler = w.handler AND o.state IN ('scheduled', 'retrying')
+        WHERE o.handler = w.handler AND o.due_at IS NOT NULL
           AND NOT EXISTS (SELECT FROM due d WHERE d.event_id = o.event_id AND d.handler = o.handler)
-        ORDER BY o.due_at LIMIT 1) AS next_due_in
+        ORDER BY o.due_at LIMIT 1) AS due_in,
+       NULL::bigint AS event_id, NULL::integer AS attempt, NULL::integer AS failures, NULL::text AS topic, NULL::text AS key,
+       NULL::jsonb AS payload, NULL::jsonb AS headers, NULL::timestamptz AS created_at, NULL::double precision AS expires_in,
+       NULL::boolean AS alone
 FROM want w
 UNION ALL
-SELECT event_id, handler, attempt, failures, topic, key, payload, headers, created_at, expires_in, NULL
+SELECT what, handler, NULL, NULL, NULL, event_id, attempt, failures, topic, key, payload, headers, created_at, expires_in, alone
 FROM claimed
+UNION ALL
+SELECT 'cancelled', handler, NULL, NULL, NULL, event_id, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
+FROM cancelled

@@ -9,7 +9,8 @@ WITH finished AS (
 ), lost AS (
     UPDATE outbox.open o
     SET state = CASE WHEN o.failures + 1 >= coalesce(w.max_attempts, 2147483647) THEN 'dead' ELSE 'retrying' END,
-        failures = o.failures + 1, started_at = NULL, due_at = clock_timestamp(), last_error = $3, updated_at = clock_timestamp()
+        due_at = CASE WHEN o.failures + 1 >= coalesce(w.max_attempts, 2147483647) THEN NULL ELSE clock_timestamp() END,
+        failures = o.failures + 1, started_at = NULL, last_error = $3, updated_at = clock_timestamp()
     FROM outbox.open r
     LEFT JOIN unnest($1::text[], $2::integer[]) AS w (handler, max_attempts) ON w.handler = r.handler
     WHERE o.event_id = r.event_id AND o.handler = r.handler AND r.state = 'running' AND o.state = 'running'

@@ -46,6 +46,8 @@ pub enum Observation {
     Retrying { event: EventId, handler: Arc<str>, attempt: u32, after: Duration, error: String },
     /// An attempt asked to be run again later.
     Snoozed { event: EventId, handler: Arc<str>, attempt: u32, after: Duration },
+    /// An attempt ended, and its answer comes later.
+    Waiting { event: EventId, handler: Arc<str>, attempt: u32, timeout: Duration },
     /// A delivery was given up.
     Dead { event: EventId, handler: Arc<str>, attempt: u32, error: String },
     /// A delivery expired before it ran.
@@ -121,6 +123,9 @@ impl Observation {
             }
             Self::Snoozed { event, handler, attempt, after } => {
                 info!(%event, %handler, attempt, after_ms = after.as_millis(), "snoozed");
+            }
+            Self::Waiting { event, handler, attempt, timeout } => {
+                info!(%event, %handler, attempt, timeout_s = timeout.as_secs(), "waits for an answer");
             }
             Self::Dead { event, handler, attempt, error } => {
                 error!(%event, %handler, attempt, error, "dead; `outboxd retry` runs it again");

@@ -25,8 +25,25 @@ pub enum Outcome {
     Retry { after: Option<Duration>, failure: Failure },
     /// Not yet: run it again after this time. Spends no attempt of the retry policy.
     Snooze { after: Duration },
+    /// The answer comes later, by `outbox.complete` or `outbox.fail`. None within this time is a failure.
+    Wait { timeout: Duration },
     /// It failed and will never succeed.
     Dead { failure: Failure },
+    /// The target is gone for good, as HTTP's 410 says: the handler is paused, and the delivery waits for its end.
+    Gone { failure: Failure },
+}
+
+/// What a failure says about the handler's target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Fault {
+    /// It is there and answered: this event was refused.
+    #[default]
+    Refused,
+    /// It was reached and did not do its work (a server error, a broken connection, a time-out), be it for this event or for
+    /// all. Counts against the breaker; spends an attempt while that is closed.
+    Failing,
+    /// It was not reached, so this says nothing about the event. Counts against the breaker and spends no attempt.
+    Unreachable,
 }
 
 /// What went wrong, as kept for the operator.
@@ -35,6 +52,7 @@ pub struct Failure {
     pub error: String,
     /// The beginning of what the other side answered, if it answered.
     pub response: Option<String>,
+    pub fault: Fault,
 }
 
 impl Failure {
@@ -42,7 +60,14 @@ impl Failure {
     /// PostgreSQL stores neither NUL nor endless text.
     #[must_use]
     pub fn new(error: impl AsRef<str>) -> Self {
-        Self { error: excerpt(error.as_ref()), response: None }
+        Self { error: excerpt(error.as_ref()), response: None, fault: Fault::Refused }
+    }
+
+    /// The same failure, of this kind.
+    #[must_use]
+    pub fn with_fault(mut self, fault: Fault) -> Self {
+        self.fault = fault;
+        self
     }
 
     /// The same failure with the other side's response.
@@ -82,28 +107,64 @@ pub fn excerpt(text: &str) -> String {
 pub struct RetryPolicy {
     /// The failure that is the last one: the delivery is `dead` after it. At least 1.
     pub max_attempts: u32,
-    /// The longest pause after the first failure; it doubles with every further failure.
+    /// How the pauses grow.
+    pub backoff: Backoff,
+    /// The longest pause after the first failure.
     pub base: Duration,
     /// The longest pause after any failure.
     pub max: Duration,
+    /// Attempts from `outbox.open` that run at the same time; `None`: as many as the handler's slots.
+    pub concurrency: Option<usize>,
+    /// Attempts from `outbox.open` that begin in a second; `None`: as many as can.
+    pub rate: Option<u32>,
+}
+
+/// How the longest pause grows with the number of failures.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Backoff {
+    /// `base`, doubled with every further failure.
+    #[default]
+    Exponential,
+    /// `base`, once more with every further failure.
+    Linear,
+    /// Always `base`.
+    Fixed,
+    /// These, one after the other; the last one from then on.
+    List(Vec<Duration>),
 }
 
 impl Default for RetryPolicy {
     /// 12 attempts over about 35 minutes on average: pauses of at most 1 s, 2 s, 4 s … capped at one hour.
     fn default() -> Self {
-        Self { max_attempts: 12, base: Duration::from_secs(1), max: Duration::from_hours(1) }
+        Self {
+            max_attempts: 12,
+            backoff: Backoff::default(),
+            base: Duration::from_secs(1),
+            max: Duration::from_hours(1),
+            concurrency: None,
+            rate: None,
+        }
     }
 }
 
 impl RetryPolicy {
-    /// The pause after failure number `failures` (1 is the first): exponential with full jitter and a cap
+    /// The pause after failure number `failures` (1 is the first), with full jitter and a cap
     /// (<https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/>). `random` is in `0.0..1.0`.
     #[must_use]
     pub fn pause(&self, failures: u32, random: f64) -> Duration {
-        // 2^63 base units exceed any cap; the clamp keeps the power finite.
-        let doublings = failures.saturating_sub(1).min(63);
-        let ceiling = (self.base.as_secs_f64() * 2f64.powi(doublings.cast_signed())).min(self.max.as_secs_f64());
-        Duration::from_secs_f64(ceiling * random.clamp(0.0, 1.0))
+        let before = failures.saturating_sub(1);
+        let base = self.base.as_secs_f64();
+        let ceiling = match &self.backoff {
+            // 2^63 base units exceed any cap; the clamp keeps the power finite.
+            Backoff::Exponential => base * 2f64.powi(before.min(63).cast_signed()),
+            Backoff::Linear => base * (f64::from(before) + 1.0),
+            Backoff::Fixed => base,
+            Backoff::List(pauses) => {
+                let place = usize::try_from(before).unwrap_or(usize::MAX).min(pauses.len().saturating_sub(1));
+                pauses.get(place).copied().unwrap_or_default().as_secs_f64()
+            }
+        };
+        Duration::from_secs_f64(ceiling.min(self.max.as_secs_f64()) * random.clamp(0.0, 1.0))
     }
 }
 
@@ -120,28 +181,66 @@ pub enum Settlement {
     Retry {
         after: Duration,
         failure: Failure,
+        /// Whether the failure counts towards `max_attempts`.
+        spent: bool,
     },
     Snooze {
         after: Duration,
     },
+    Wait {
+        timeout: Duration,
+    },
     Dead {
+        failure: Failure,
+    },
+    /// The handler is paused; the delivery runs again when that is over.
+    Pause {
         failure: Failure,
     },
 }
 
-/// Decides what an outcome means. `failures` counts the failures before this attempt.
+/// The attempt that ended.
+#[derive(Debug, Clone, Copy)]
+pub struct Tried {
+    /// Its number, from 1.
+    pub attempt: u32,
+    /// The failures before it.
+    pub failures: u32,
+    /// A failure of at least this fault is the target's and spends nothing; `None`: every failure counts.
+    pub spared: Option<Fault>,
+}
+
+impl Tried {
+    fn spends(&self, fault: Fault) -> bool {
+        match self.spared {
+            None => true,
+            Some(Fault::Failing) => fault == Fault::Refused,
+            Some(_) => fault != Fault::Unreachable,
+        }
+    }
+}
+
+/// Decides what an outcome means.
 #[must_use]
-pub fn settle(outcome: Outcome, failures: u32, policy: &RetryPolicy, random: f64) -> Settlement {
+pub fn settle(outcome: Outcome, tried: Tried, policy: &RetryPolicy, random: f64) -> Settlement {
+    let failures = tried.failures;
     match outcome {
         Outcome::Done { result } => Settlement::Done { result: result.map(bounded) },
         Outcome::Committed => Settlement::Committed,
         Outcome::Snooze { after } => Settlement::Snooze { after: after.clamp(SNOOZE_MIN, PAUSE_MAX) },
         Outcome::Lost => Settlement::Lost,
+        Outcome::Wait { timeout } => Settlement::Wait { timeout: timeout.clamp(SNOOZE_MIN, PAUSE_MAX) },
         Outcome::Dead { failure } => Settlement::Dead { failure },
-        Outcome::Retry { failure, .. } if failures + 1 >= policy.max_attempts => Settlement::Dead { failure },
-        Outcome::Retry { after: Some(after), failure } => Settlement::Retry { after: after.min(policy.max), failure },
-        Outcome::Retry { after: None, failure } => {
-            Settlement::Retry { after: policy.pause(failures + 1, random), failure }
+        Outcome::Gone { failure } => Settlement::Pause { failure },
+        Outcome::Retry { after, failure } => {
+            let spent = tried.spends(failure.fault);
+            if spent && failures + 1 >= policy.max_attempts {
+                return Settlement::Dead { failure };
+            }
+            // What spends nothing must not come back at once for ever: its pauses grow with the attempts.
+            let nth = if spent { failures + 1 } else { tried.attempt };
+            let after = after.map_or_else(|| policy.pause(nth, random), |after| after.min(policy.max));
+            Settlement::Retry { after, failure, spent }
         }
     }
 }
@@ -183,29 +282,69 @@ mod tests {
         Outcome::Retry { after: None, failure: Failure::new("no") }
     }
 
+    fn after(failures: u32) -> Tried {
+        Tried { attempt: failures + 1, failures, spared: Some(Fault::Unreachable) }
+    }
+
     #[test]
     fn the_last_failure_is_dead_and_keeps_its_error() {
         let policy = RetryPolicy { max_attempts: 3, ..RetryPolicy::default() };
-        assert!(matches!(settle(failed(), 0, &policy, 0.5), Settlement::Retry { .. }));
-        assert!(matches!(settle(failed(), 1, &policy, 0.5), Settlement::Retry { .. }));
-        assert_eq!(settle(failed(), 2, &policy, 0.5), Settlement::Dead { failure: Failure::new("no") });
+        assert!(matches!(settle(failed(), after(0), &policy, 0.5), Settlement::Retry { .. }));
+        assert!(matches!(settle(failed(), after(1), &policy, 0.5), Settlement::Retry { .. }));
+        assert_eq!(settle(failed(), after(2), &policy, 0.5), Settlement::Dead { failure: Failure::new("no") });
+    }
+
+    #[test]
+    fn what_the_target_is_to_blame_for_spends_no_attempt() {
+        let policy = RetryPolicy { max_attempts: 1, ..RetryPolicy::default() };
+        let of = |fault| Outcome::Retry { after: None, failure: Failure::new("no").with_fault(fault) };
+        let spared = |spared, fault| {
+            let tried = Tried { attempt: 40, failures: 0, spared };
+            matches!(settle(of(fault), tried, &policy, 0.5), Settlement::Retry { spent: false, .. })
+        };
+        for (threshold, refused, failing, unreachable) in [
+            (None, false, false, false),
+            (Some(Fault::Unreachable), false, false, true),
+            (Some(Fault::Failing), false, true, true),
+        ] {
+            let found = [Fault::Refused, Fault::Failing, Fault::Unreachable].map(|fault| spared(threshold, fault));
+            assert_eq!(found, [refused, failing, unreachable], "{threshold:?}");
+        }
+    }
+
+    #[test]
+    fn pauses_grow_as_the_policy_says() {
+        let seconds = |backoff, base| {
+            let policy = RetryPolicy {
+                backoff,
+                base: Duration::from_secs(base),
+                max: Duration::from_secs(9),
+                ..RetryPolicy::default()
+            };
+            [1, 2, 3, 4, 5].map(|failures| policy.pause(failures, 1.0).as_secs())
+        };
+        let list = [1, 5, 20].map(Duration::from_secs).to_vec();
+        assert_eq!(seconds(Backoff::Exponential, 1), [1, 2, 4, 8, 9]);
+        assert_eq!(seconds(Backoff::Linear, 2), [2, 4, 6, 8, 9]);
+        assert_eq!(seconds(Backoff::Fixed, 3), [3, 3, 3, 3, 3]);
+        assert_eq!(seconds(Backoff::List(list), 0), [1, 5, 9, 9, 9]);
     }
 
     #[test]
     fn what_the_other_side_asks_for_is_honoured_up_to_the_cap() {
         let policy = RetryPolicy::default();
         let asked = |secs| Outcome::Retry { after: Some(Duration::from_secs(secs)), failure: Failure::default() };
-        let after = |outcome| match settle(outcome, 0, &policy, 0.0) {
+        let pause = |outcome| match settle(outcome, after(0), &policy, 0.0) {
             Settlement::Retry { after, .. } => after,
             other => panic!("{other:?}"),
         };
-        assert_eq!(after(asked(90)), Duration::from_secs(90));
-        assert_eq!(after(asked(1_000_000)), policy.max);
+        assert_eq!(pause(asked(90)), Duration::from_secs(90));
+        assert_eq!(pause(asked(1_000_000)), policy.max);
     }
 
     #[test]
     fn a_result_that_cannot_be_stored_does_not_undo_the_success() {
-        let settled = |result| settle(Outcome::Done { result: Some(result) }, 0, &RetryPolicy::default(), 0.0);
+        let settled = |result| settle(Outcome::Done { result: Some(result) }, after(0), &RetryPolicy::default(), 0.0);
         for result in [Value::from("x".repeat(RESULT_BYTES_MAX)), Value::from("a\0b")] {
             let Settlement::Done { result: Some(kept) } = settled(result) else { panic!() };
             assert!(kept["outboxd"].is_string());
@@ -215,7 +354,7 @@ mod tests {
     proptest! {
         #[test]
         fn a_pause_never_exceeds_the_cap(failures in 0u32.., random in 0.0f64..1.0, base in 0u64..100_000, max in 0u64..10_000_000) {
-            let policy = RetryPolicy { max_attempts: 5, base: Duration::from_millis(base), max: Duration::from_millis(max) };
+            let policy = RetryPolicy { base: Duration::from_millis(base), max: Duration::from_millis(max), ..RetryPolicy::default() };
             prop_assert!(policy.pause(failures, random) <= policy.max);
         }
 

@@ -83,9 +83,19 @@ pub struct DeliveryConfig {
     pub topics: Vec<Pattern>,
     /// Attempts running at the same time.
     pub concurrency: usize,
-    /// The longest an attempt may run.
+    /// The longest an attempt may run, or may be silent if it says that it is alive.
     pub timeout: Duration,
+    /// The longest an attempt may run that says so; `None`: its word counts for nothing.
+    pub max_timeout: Option<Duration>,
     pub retry: RetryPolicy,
+    /// One delivery of a key at a time, in order; what a dead one does to those behind it. `None`: no order.
+    pub ordered: Option<OnDeadKey>,
+    /// An attempt has a row before it begins, not only after it has lasted a second.
+    pub record: Record,
+    /// Whether nothing but probes is sent to a target that cannot be reached or fails.
+    pub breaker: bool,
+    /// The topic of the event that tells of a dead delivery.
+    pub on_dead: Option<String>,
     /// Where a handler begins that the database does not know yet.
     pub start: Start,
 }
@@ -98,10 +108,44 @@ impl DeliveryConfig {
             topics,
             concurrency: 8,
             timeout: Duration::from_secs(30),
+            max_timeout: None,
             retry: RetryPolicy::default(),
+            ordered: None,
+            record: Record::Late,
+            breaker: true,
+            on_dead: None,
             start: Start::Now,
         }
     }
+}
+
+/// What a dead delivery of an ordered handler does to those of its key behind it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnDeadKey {
+    /// They wait until it is redriven or discarded.
+    Block,
+    /// They go on without it.
+    Skip,
+}
+
+impl OnDeadKey {
+    /// The word for it: `block` or `skip`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Block => "block",
+            Self::Skip => "skip",
+        }
+    }
+}
+
+/// When a running attempt gets a row in `outbox.open`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Record {
+    /// Before it begins: it counts even if it ends the daemon.
+    Start,
+    /// When it has lasted a second.
+    Late,
 }
 
 /// Where a new handler begins to read the log.

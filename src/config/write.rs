@@ -38,7 +38,7 @@ fn write_config(out: &mut String, config: &Config) -> fmt::Result {
 }
 
 fn write_handler(out: &mut String, handler: &HandlerConfig) -> fmt::Result {
-    let DeliveryConfig { topics, concurrency, timeout, retry, start } = &handler.delivery;
+    let DeliveryConfig { topics, concurrency, timeout, retry, start, .. } = &handler.delivery;
     let topics: Vec<String> = topics.iter().map(|topic| string(topic.as_str())).collect();
     let start = match start {
         Start::Now => "now",

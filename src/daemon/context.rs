@@ -1,12 +1,14 @@
 //! What every part of the daemon shares.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::watch;
 
-use crate::config::{DaemonConfig, DeliveryConfig, Start};
+use crate::config::{DaemonConfig, DeliveryConfig, OnDeadKey, Record, Start};
 use crate::handler::Handler;
 use crate::observe::Observer;
+use crate::outcome::{Backoff, RetryPolicy};
 use crate::postgres::Target;
 use crate::snapshot::Snapshot;
 use crate::store::registry::Registration;
@@ -42,7 +44,18 @@ pub(super) struct Context {
 /// The handlers as `outbox.handler` keeps them.
 pub(super) fn registrations(specs: &[HandlerSpec]) -> Vec<Registration> {
     let registration = |spec: &HandlerSpec| {
-        let DeliveryConfig { topics, concurrency, timeout, retry, start } = &spec.delivery;
+        let DeliveryConfig {
+            topics,
+            concurrency,
+            timeout,
+            max_timeout,
+            retry,
+            ordered,
+            record,
+            breaker,
+            on_dead,
+            start,
+        } = &spec.delivery;
         Registration {
             name: Arc::clone(&spec.name),
             topics: topics.iter().map(ToString::to_string).collect(),
@@ -51,14 +64,32 @@ pub(super) fn registrations(specs: &[HandlerSpec]) -> Vec<Registration> {
                 "calls": spec.calls,
                 "concurrency": concurrency,
                 "timeout_seconds": timeout.as_secs_f64(),
-                "retry": {
-                    "max_attempts": retry.max_attempts,
-                    "base_seconds": retry.base.as_secs_f64(),
-                    "max_seconds": retry.max.as_secs_f64(),
-                },
+                "max_timeout_seconds": max_timeout.unwrap_or(*timeout).as_secs_f64(),
+                "retry": policy(retry),
+                "record": if *record == Record::Start { "start" } else { "late" },
+                "breaker": breaker,
             }),
+            ordered: ordered.map(OnDeadKey::as_str),
+            on_dead: on_dead.clone(),
             beginning: *start == Start::Beginning,
         }
     };
     specs.iter().map(registration).collect()
+}
+
+fn policy(retry: &RetryPolicy) -> serde_json::Value {
+    let backoff = match &retry.backoff {
+        Backoff::Exponential => serde_json::json!("exponential"),
+        Backoff::Linear => serde_json::json!("linear"),
+        Backoff::Fixed => serde_json::json!("fixed"),
+        Backoff::List(pauses) => serde_json::json!(pauses.iter().map(Duration::as_secs_f64).collect::<Vec<_>>()),
+    };
+    serde_json::json!({
+        "max_attempts": retry.max_attempts,
+        "backoff": backoff,
+        "base_seconds": retry.base.as_secs_f64(),
+        "max_seconds": retry.max.as_secs_f64(),
+        "concurrency": retry.concurrency,
+        "per_second": retry.rate,
+    })
 }

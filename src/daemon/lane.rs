@@ -12,7 +12,7 @@ use super::windows::Windows;
 use super::write::{Ended, Fate, LaneId, Ticket, Write};
 use crate::config::DeliveryConfig;
 use crate::event::{Event, EventId};
-use crate::outcome::{Outcome, Settlement, settle};
+use crate::outcome::{Fault, Outcome, Settlement, Tried, settle};
 use crate::snapshot::Snapshot;
 use crate::store::log::Logged;
 use crate::store::registry::Checkpoint;
@@ -269,7 +269,9 @@ impl Lane {
         steps: &mut Vec<Step>,
     ) -> Option<EndedAttempt> {
         let delivery = self.deliveries.get(&ticket)?;
-        let settlement = settle(outcome, delivery.failures, &self.config.retry, random);
+        let spared = self.config.breaker.then_some(Fault::Unreachable);
+        let tried = Tried { attempt: delivery.attempt, failures: delivery.failures, spared };
+        let settlement = settle(outcome, tried, &self.config.retry, random);
         let ran = delivery.began.map_or(Duration::ZERO, |began| now - began);
         let (event, attempt) = (delivery.event.id, delivery.attempt);
         self.release_slot(ticket);

@@ -69,6 +69,7 @@ pub(super) async fn take(context: &Context) -> Result<Links, LeadError> {
         return Err(LeadError::lacks_rights(&missing.join("; ")));
     }
     stand_by(context, &leader).await?;
+    leader.pin_leader_plans().await?;
 
     // LISTEN is committed before anything is read: what happens from here on is heard.
     let wake = Arc::new(Notify::new());

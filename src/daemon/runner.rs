@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 
 use crate::event::Attempt;
 use crate::handler::Handler;
-use crate::outcome::{Failure, Outcome};
+use crate::outcome::{Failure, Fault, Outcome};
 
 /// The attempts that run.
 pub(super) struct Runner<T> {
@@ -63,7 +63,8 @@ async fn run(handler: &dyn Handler, attempt: &Attempt, timeout: Duration) -> Out
         }
         Err(_) => Outcome::Retry {
             after: None,
-            failure: Failure::new(format!("timed out after {}", crate::config::duration::format(timeout))),
+            failure: Failure::new(format!("timed out after {}", crate::config::duration::format(timeout)))
+                .with_fault(Fault::Failing),
         },
     }
 }

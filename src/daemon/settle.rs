@@ -16,7 +16,7 @@ use crate::observe::{Observation, Observer};
 use crate::outcome::{Failure, Settlement, TEXT_BYTES_MAX, excerpt};
 use crate::snapshot::Snapshot;
 use crate::store::registry::{Checkpoint, Registration};
-use crate::store::settle::{Attempts, Claimed, Finished, NextDue, Opened, Pairs};
+use crate::store::settle::{Attempts, Claim, Finished, Opened, Pairs};
 use crate::store::{Error, Store};
 
 /// Deliveries written in one transaction at most. 500 to 2,000 rows measured the same speed.
@@ -42,7 +42,7 @@ pub enum Request {
 #[derive(Debug)]
 pub enum Reply {
     Written(Vec<(Ticket, Fate)>),
-    Claimed(Vec<Claimed>, Vec<NextDue>),
+    Claimed(Claim),
     Registered(Vec<Checkpoint>),
 }
 
@@ -68,10 +68,7 @@ pub async fn run(
             // What came before must be written before: a claim must see what was scheduled.
             settle(store, std::mem::take(&mut writes), &replies, &observer).await?;
             let reply = match request {
-                Request::Claim(want) => {
-                    let (claimed, next) = store.claim_due(&want).await?;
-                    Some(Reply::Claimed(claimed, next))
-                }
+                Request::Claim(want) => Some(Reply::Claimed(store.claim_due(&want).await?)),
                 Request::Register(handlers, now) => {
                     let absent = store.register(&handlers, &now).await?;
                     for handler in absent {
@@ -200,6 +197,8 @@ async fn write(store: &Store, writes: &[Write]) -> Result<Vec<usize>, Error> {
                                 Settlement::Done { .. }
                                     | Settlement::Retry { .. }
                                     | Settlement::Snooze { .. }
+                                    | Settlement::Wait { .. }
+                                    | Settlement::Pause { .. }
                                     | Settlement::Dead { .. }
                             )
                     );
@@ -273,9 +272,18 @@ impl Batch {
                     self.committed.push(write, "done", None, now);
                 }
             }
-            Ended::Settled(Settlement::Retry { after, failure }) => {
-                self.open(write, "retrying", failed, Some(*after), Some(&failure.error), now);
-                self.attempt(write, "retry", Some(failure), now);
+            Ended::Settled(Settlement::Retry { after, failure, spent }) => {
+                let (failures, outcome) = if *spent { (failed, "retry") } else { (write.failures, "unreachable") };
+                self.open(write, "retrying", failures, Some(*after), Some(&failure.error), now);
+                self.attempt(write, outcome, Some(failure), now);
+            }
+            Ended::Settled(Settlement::Wait { timeout }) => {
+                self.open(write, "waiting", write.failures, Some(*timeout), None, now);
+                self.attempt(write, "wait", None, now);
+            }
+            Ended::Settled(Settlement::Pause { failure }) => {
+                self.open(write, "retrying", write.failures, Some(Duration::ZERO), Some(&failure.error), now);
+                self.attempt(write, "paused", Some(failure), now);
             }
             Ended::Settled(Settlement::Snooze { after }) => {
                 self.open(write, "scheduled", write.failures, Some(*after), None, now);

@@ -106,6 +106,10 @@ pub fn reason(error: &tokio_postgres::Error) -> String {
 pub const TAIL_SETTINGS: &str = "SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; \
                                  SET enable_bitmapscan = off; SET enable_sort = off; SET max_parallel_workers_per_gather = 0; SET jit = off";
 
+/// The settings of the session that leads: its joins are a batch against an index, however many rows wait in `outbox.open`.
+pub const LEADER_SETTINGS: &str = "SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; \
+                                   SET enable_hashjoin = off; SET enable_mergejoin = off; SET jit = off";
+
 type Params<'a> = &'a [&'a (dyn ToSql + Sync)];
 
 impl Store {
@@ -176,6 +180,11 @@ impl Store {
     /// cached while they were empty read them sequentially for minutes (235 ms instead of 2.5).
     pub async fn pin_plans(&self) -> Result<(), Error> {
         self.command("pin_plans", TAIL_SETTINGS).await
+    }
+
+    /// The same for the session that leads; see [`LEADER_SETTINGS`].
+    pub async fn pin_leader_plans(&self) -> Result<(), Error> {
+        self.command("pin_leader_plans", LEADER_SETTINGS).await
     }
 
     /// Hears the bell from now on.

@@ -38,6 +38,9 @@ pub struct Registration {
     pub topics: Vec<String>,
     pub kind: &'static str,
     pub settings: serde_json::Value,
+    /// What a dead delivery does to those of its key behind it; `None`: there is no order.
+    pub ordered: Option<&'static str>,
+    pub on_dead: Option<String>,
     pub beginning: bool,
 }
 

@@ -59,14 +59,36 @@ pub struct Claimed {
     pub attempt: u32,
     pub failures: u32,
     pub expires_in: Option<Duration>,
+    /// It waited for an answer, and none came in time: there is nothing to run.
+    pub unanswered: bool,
+    /// No other row has its key.
+    pub alone: bool,
 }
 
-/// What became of a claim for one handler.
+/// How a handler stands in the database.
 #[derive(Debug)]
-pub struct NextDue {
+pub struct Standing {
     pub handler: String,
     /// When the next delivery is due; zero when one is due already and had no slot.
     pub due_in: Option<Duration>,
+    pub pause: Option<Pause>,
+}
+
+/// A handler is paused: nothing more begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pause {
+    UntilResumed,
+    For(Duration),
+}
+
+/// What a claim found.
+#[derive(Debug, Default)]
+pub struct Claim {
+    pub claimed: Vec<Claimed>,
+    /// One for every handler that was asked for.
+    pub standings: Vec<Standing>,
+    /// Deliveries that were cancelled; their attempts must end.
+    pub cancelled: Vec<(EventId, String)>,
 }
 
 pub type Pairs = HashSet<(EventId, String)>;
@@ -135,20 +157,19 @@ impl Store {
     }
 
     /// Starts the next attempt of what is due, at most so many per handler.
-    pub async fn claim_due(&self, want: &[(Arc<str>, usize)]) -> Result<(Vec<Claimed>, Vec<NextDue>), Error> {
+    pub async fn claim_due(&self, want: &[(Arc<str>, usize)]) -> Result<Claim, Error> {
         let handlers: Vec<&str> = want.iter().map(|(handler, _)| &**handler).collect();
         let slots: Vec<i64> = want.iter().map(|&(_, slots)| i64::try_from(slots).unwrap_or(i64::MAX)).collect();
         let rows = self.query(sql!("claim_due"), &[&handlers, &slots]).await?;
-        let (mut claimed, mut next) = (Vec::new(), Vec::new());
+        let mut claim = Claim::default();
         for row in &rows {
-            if row.get::<_, Option<i64>>("event_id").is_some() {
-                claimed.push(claim(row).map_err(failed("claim_due"))?);
-            } else {
-                let due_in = row.get::<_, Option<f64>>("next_due_in").map(seconds);
-                next.push(NextDue { handler: row.get("handler"), due_in });
+            match row.get("what") {
+                "handler" => claim.standings.push(standing(row)),
+                "cancelled" => claim.cancelled.push((EventId(row.get("event_id")), row.get("handler"))),
+                what => claim.claimed.push(claimed(row, what == "unanswered").map_err(failed("claim_due"))?),
             }
         }
-        Ok((claimed, next))
+        Ok(claim)
     }
 
     /// Reruns or buries what a daemon that died left running; returns how many deliveries that were.
@@ -159,13 +180,21 @@ impl Store {
     }
 }
 
-fn claim(row: &Row) -> Result<Claimed, tokio_postgres::Error> {
+fn standing(row: &Row) -> Standing {
+    let resumes_in = row.get::<_, Option<f64>>("resumes_in").map(seconds);
+    let pause = row.get::<_, bool>("paused").then(|| resumes_in.map_or(Pause::UntilResumed, Pause::For));
+    Standing { handler: row.get("handler"), due_in: row.get::<_, Option<f64>>("due_in").map(seconds), pause }
+}
+
+fn claimed(row: &Row, unanswered: bool) -> Result<Claimed, tokio_postgres::Error> {
     Ok(Claimed {
         event: event(row, "event_id")?,
         handler: row.try_get("handler")?,
         attempt: row.try_get::<_, i32>("attempt")?.cast_unsigned(),
         failures: row.try_get::<_, i32>("failures")?.cast_unsigned(),
         expires_in: row.try_get::<_, Option<f64>>("expires_in")?.map(seconds),
+        unanswered,
+        alone: row.try_get("alone")?,
     })
 }
 

@@ -33,7 +33,12 @@ async fn one_insert_runs_each_handler_once_and_a_broken_one_harms_nobody() {
             async {}
         }
     };
-    let retry = RetryPolicy { max_attempts: 3, base: Duration::from_millis(1), max: Duration::from_millis(5) };
+    let retry = RetryPolicy {
+        max_attempts: 3,
+        base: Duration::from_millis(1),
+        max: Duration::from_millis(5),
+        ..RetryPolicy::default()
+    };
     let broken = DeliveryConfig { retry, ..DeliveryConfig::new(vec!["user.#".parse().unwrap()]) };
     let running = Running::start(
         daemon(&database)

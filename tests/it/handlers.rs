@@ -163,6 +163,7 @@ async fn a_handler_in_rust_that_panics_or_takes_too_long_has_failed_and_harms_no
         max_attempts: 2,
         base: std::time::Duration::from_millis(1),
         max: std::time::Duration::from_millis(1),
+        ..RetryPolicy::default()
     };
     let twice = DeliveryConfig {
         retry,

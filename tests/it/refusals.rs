@@ -252,15 +252,15 @@ async fn a_schema_that_is_behind_is_78() {
     says(
         &database,
         expect![[r#"
-        run: 78
-        outboxd: the schema is at version 1, this outboxd needs 2: run outboxd migrate
-        check: 78
-        ok       the configuration has 1 handler
-        ok       PostgreSQL VERSION answers
-        problem  the schema is at version 1, this outboxd needs 2: run outboxd migrate
-        status: 78
-        outboxd: the schema is at version 1, this outboxd needs 2: run outboxd migrate
-    "#]],
+            run: 78
+            outboxd: the schema is at version 1, this outboxd needs 3: run outboxd migrate
+            check: 78
+            ok       the configuration has 1 handler
+            ok       PostgreSQL VERSION answers
+            problem  the schema is at version 1, this outboxd needs 3: run outboxd migrate
+            status: 78
+            outboxd: the schema is at version 1, this outboxd needs 3: run outboxd migrate
+        "#]],
     )
     .await;
 }
@@ -271,15 +271,15 @@ async fn a_schema_that_is_newer_is_78() {
     says(
         &with_history(newer).await,
         expect![[r#"
-        run: 78
-        outboxd: the schema was made by a newer outboxd (it is at version 9999, this one knows 2): update outboxd
-        check: 78
-        ok       the configuration has 1 handler
-        ok       PostgreSQL VERSION answers
-        problem  the schema was made by a newer outboxd (it is at version 9999, this one knows 2): update outboxd
-        status: 78
-        outboxd: the schema was made by a newer outboxd (it is at version 9999, this one knows 2): update outboxd
-    "#]],
+            run: 78
+            outboxd: the schema was made by a newer outboxd (it is at version 9999, this one knows 3): update outboxd
+            check: 78
+            ok       the configuration has 1 handler
+            ok       PostgreSQL VERSION answers
+            problem  the schema was made by a newer outboxd (it is at version 9999, this one knows 3): update outboxd
+            status: 78
+            outboxd: the schema was made by a newer outboxd (it is at version 9999, this one knows 3): update outboxd
+        "#]],
     )
     .await;
 }

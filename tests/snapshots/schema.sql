@@ -48,6 +48,127 @@ EXCEPTION WHEN lock_not_available OR check_violation THEN
 END
 $_$;
 
+-- Name: cancel(bigint, text, text); Type: FUNCTION; Schema: outbox; Owner: -
+
+CREATE FUNCTION outbox.cancel(event_id bigint, handler text, reason text DEFAULT NULL::text) RETURNS boolean
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+#variable_conflict use_column
+DECLARE
+    attempts integer := 0;
+    began    timestamptz;
+BEGIN
+    DELETE FROM outbox.open AS o
+    WHERE o.event_id = cancel.event_id AND o.handler = cancel.handler AND o.state <> 'dead'
+    RETURNING o.attempt, o.started_at INTO attempts, began;
+    IF NOT FOUND AND (
+        EXISTS (SELECT FROM outbox.open o WHERE o.event_id = cancel.event_id AND o.handler = cancel.handler)
+        OR NOT EXISTS (
+            SELECT FROM outbox.event e JOIN outbox.handler h ON h.name = cancel.handler
+            WHERE e.id = cancel.event_id AND e.id >= h.first_id AND (e.topic || '.') ~ h.topic_regex)
+    ) THEN
+        RETURN false;
+    END IF;
+    INSERT INTO outbox.done (event_id, handler, outcome, attempt, started_at, finished_at, result)
+    VALUES (cancel.event_id, cancel.handler, 'cancelled', coalesce(attempts, 0), began, clock_timestamp(),
+            jsonb_strip_nulls(jsonb_build_object('reason', left(cancel.reason, 4096), 'by', session_user)))
+    ON CONFLICT DO NOTHING;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    INSERT INTO outbox.cancelling (event_id, handler) VALUES (cancel.event_id, cancel.handler);
+    PERFORM pg_notify('outbox', '');
+    RETURN true;
+END
+$$;
+
+-- Name: complete(bigint, text, jsonb); Type: FUNCTION; Schema: outbox; Owner: -
+
+CREATE FUNCTION outbox.complete(event_id bigint, handler text, result jsonb DEFAULT NULL::jsonb) RETURNS boolean
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+#variable_conflict use_column
+DECLARE
+    ended outbox.open;
+BEGIN
+    DELETE FROM outbox.open AS o
+    WHERE o.event_id = complete.event_id AND o.handler = complete.handler AND o.state = 'waiting'
+    RETURNING o.* INTO ended;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    INSERT INTO outbox.done (event_id, handler, outcome, attempt, started_at, finished_at, result)
+    VALUES (ended.event_id, ended.handler, 'done', ended.attempt, ended.updated_at, clock_timestamp(), complete.result);
+    PERFORM pg_notify('outbox', '');
+    RETURN true;
+END
+$$;
+
+-- Name: open; Type: TABLE; Schema: outbox; Owner: -
+
+CREATE TABLE outbox.open (
+    event_id bigint NOT NULL,
+    handler text NOT NULL,
+    state text NOT NULL,
+    due_at timestamp with time zone,
+    attempt integer DEFAULT 0 NOT NULL,
+    failures integer DEFAULT 0 NOT NULL,
+    started_at timestamp with time zone,
+    topic text NOT NULL,
+    key text,
+    payload jsonb NOT NULL,
+    headers jsonb NOT NULL,
+    priority smallint NOT NULL,
+    expires_at timestamp with time zone,
+    created_at timestamp with time zone NOT NULL,
+    progress jsonb,
+    heartbeat_at timestamp with time zone,
+    last_error text,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    n bigint NOT NULL,
+    CONSTRAINT due_at_says_when_it_goes_on CHECK (
+CASE
+    WHEN (state = ANY (ARRAY['scheduled'::text, 'retrying'::text, 'waiting'::text])) THEN (due_at IS NOT NULL)
+    WHEN (state = ANY (ARRAY['running'::text, 'dead'::text])) THEN (due_at IS NULL)
+    ELSE true
+END),
+    CONSTRAINT failures_are_among_the_attempts CHECK (((failures >= 0) AND (failures <= attempt))),
+    CONSTRAINT last_error_is_at_most_16_kibibytes CHECK ((octet_length(last_error) <= 16384)),
+    CONSTRAINT only_what_has_a_key_is_blocked CHECK (((state <> 'blocked'::text) OR (key IS NOT NULL))),
+    CONSTRAINT progress_is_at_most_64_kibibytes CHECK ((pg_column_size(progress) <= 65536)),
+    CONSTRAINT retrying_and_dead_have_an_error CHECK (((state <> ALL (ARRAY['retrying'::text, 'dead'::text])) OR (last_error IS NOT NULL))),
+    CONSTRAINT running_has_started_an_attempt CHECK ((((state = 'running'::text) = (started_at IS NOT NULL)) AND ((state <> 'running'::text) OR (attempt >= 1)))),
+    CONSTRAINT state_is_one_of_the_six CHECK ((state = ANY (ARRAY['scheduled'::text, 'retrying'::text, 'running'::text, 'waiting'::text, 'blocked'::text, 'dead'::text])))
+)
+WITH (fillfactor='70', autovacuum_vacuum_scale_factor='0.01', autovacuum_vacuum_threshold='500');
+
+-- Name: dead_letters(text, text, timestamp with time zone, timestamp with time zone, text); Type: FUNCTION; Schema: outbox; Owner: -
+
+CREATE FUNCTION outbox.dead_letters(handler text DEFAULT NULL::text, topic text DEFAULT NULL::text, since timestamp with time zone DEFAULT NULL::timestamp with time zone, until timestamp with time zone DEFAULT NULL::timestamp with time zone, error text DEFAULT NULL::text) RETURNS SETOF outbox.open
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+#variable_conflict use_column
+BEGIN
+    IF dead_letters.topic !~ '^([A-Za-z0-9_:-]+|\*|#)(\.([A-Za-z0-9_:-]+|\*|#))*$' THEN
+        RAISE invalid_parameter_value USING
+            MESSAGE = format('%L is not a topic pattern', dead_letters.topic),
+            HINT = 'Words of letters, digits, _, : and -, separated by dots; "*" is one word, "#" any number of words.';
+    END IF;
+    RETURN QUERY
+    SELECT o.* FROM outbox.open o
+    WHERE o.state = 'dead'
+      AND (dead_letters.handler IS NULL OR o.handler = dead_letters.handler)
+      AND (dead_letters.topic IS NULL OR (o.topic || '.') ~ outbox.topic_regex(ARRAY[dead_letters.topic]))
+      AND (dead_letters.since IS NULL OR o.updated_at >= dead_letters.since)
+      AND (dead_letters.until IS NULL OR o.updated_at < dead_letters.until)
+      AND (dead_letters.error IS NULL OR position(lower(dead_letters.error) IN lower(o.last_error)) > 0)
+    ORDER BY o.n;
+END
+$_$;
+
 -- Name: dedup_holder(text, text); Type: FUNCTION; Schema: outbox; Owner: -
 
 CREATE FUNCTION outbox.dedup_holder(topic text, dedup_key text) RETURNS bigint
@@ -56,6 +177,176 @@ CREATE FUNCTION outbox.dedup_holder(topic text, dedup_key text) RETURNS bigint
     AS $$
     SELECT d.event_id FROM outbox.dedup d
     WHERE d.topic = dedup_holder.topic AND d.dedup_key = dedup_holder.dedup_key AND d.expires_at > clock_timestamp()
+$$;
+
+-- Name: discard(bigint, text, text); Type: FUNCTION; Schema: outbox; Owner: -
+
+CREATE FUNCTION outbox.discard(event_id bigint, handler text, reason text) RETURNS boolean
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+#variable_conflict use_column
+DECLARE
+    gone outbox.open;
+BEGIN
+    DELETE FROM outbox.open AS o
+    WHERE o.event_id = discard.event_id AND o.handler = discard.handler AND o.state = 'dead'
+    RETURNING o.* INTO gone;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    INSERT INTO outbox.done (event_id, handler, outcome, attempt, finished_at, result)
+    VALUES (gone.event_id, gone.handler, 'discarded', gone.attempt, clock_timestamp(),
+            jsonb_build_object('reason', left(discard.reason, 4096), 'by', session_user, 'error', left(gone.last_error, 4096)));
+    PERFORM pg_notify('outbox', '');
+    RETURN true;
+END
+$$;
+
+-- Name: discard(text, text, text, timestamp with time zone, timestamp with time zone, text, boolean); Type: FUNCTION; Schema: outbox; Owner: -
+
+CREATE FUNCTION outbox.discard(reason text, handler text DEFAULT NULL::text, topic text DEFAULT NULL::text, since timestamp with time zone DEFAULT NULL::timestamp with time zone, until timestamp with time zone DEFAULT NULL::timestamp with time zone, error text DEFAULT NULL::text, dry_run boolean DEFAULT false) RETURNS bigint
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+#variable_conflict use_column
+DECLARE
+    discarded bigint;
+BEGIN
+    IF discard.dry_run THEN
+        RETURN (SELECT count(*) FROM outbox.dead_letters(discard.handler, discard.topic, discard.since, discard.until, discard.error));
+    END IF;
+    WITH gone AS (
+        DELETE FROM outbox.open AS o
+        USING outbox.dead_letters(discard.handler, discard.topic, discard.since, discard.until, discard.error) d
+        WHERE o.event_id = d.event_id AND o.handler = d.handler AND o.state = 'dead'
+        RETURNING o.event_id, o.handler, o.attempt, o.last_error
+    )
+    INSERT INTO outbox.done (event_id, handler, outcome, attempt, finished_at, result)
+    SELECT g.event_id, g.handler, 'discarded', g.attempt, clock_timestamp(),
+           jsonb_build_object('reason', left(discard.reason, 4096), 'by', session_user, 'error', left(g.last_error, 4096))
+    FROM gone g;
+    GET DIAGNOSTICS discarded = ROW_COUNT;
+    PERFORM pg_notify('outbox', '');
+    RETURN discarded;
+END
+$$;
+
+-- Name: fail(bigint, text, text); Type: FUNCTION; Schema: outbox; Owner: -
+
+CREATE FUNCTION outbox.fail(event_id bigint, handler text, error text) RETURNS boolean
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+#variable_conflict use_column
+BEGIN
+    UPDATE outbox.open AS o SET
+        state      = CASE WHEN o.failures + 1 >= (h.settings->'retry'->>'max_attempts')::integer THEN 'dead' ELSE 'retrying' END,
+        due_at     = CASE WHEN o.failures + 1 >= (h.settings->'retry'->>'max_attempts')::integer THEN NULL ELSE clock_timestamp() END,
+        failures   = o.failures + 1,
+        last_error = left(coalesce(fail.error, 'failed by outbox.fail'), 4096),
+        updated_at = clock_timestamp()
+    FROM outbox.handler h
+    WHERE o.event_id = fail.event_id AND o.handler = fail.handler AND o.state = 'waiting' AND h.name = o.handler;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    PERFORM pg_notify('outbox', '');
+    RETURN true;
+END
+$$;
+
+-- Name: heartbeat(bigint, text, integer, jsonb); Type: FUNCTION; Schema: outbox; Owner: -
+
+CREATE FUNCTION outbox.heartbeat(event_id bigint, handler text, attempt integer, progress jsonb DEFAULT NULL::jsonb) RETURNS boolean
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+#variable_conflict use_column
+BEGIN
+    UPDATE outbox.open AS o SET heartbeat_at = clock_timestamp(), progress = coalesce(heartbeat.progress, o.progress)
+    WHERE o.event_id = heartbeat.event_id AND o.handler = heartbeat.handler AND o.attempt = heartbeat.attempt
+      AND o.state = 'running';
+    RETURN FOUND;
+END
+$$;
+
+-- Name: holds_key(text, integer, text); Type: FUNCTION; Schema: outbox; Owner: -
+
+CREATE FUNCTION outbox.holds_key(state text, attempt integer, ordered text) RETURNS boolean
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    AS $$
+    SELECT CASE state WHEN 'scheduled' THEN attempt > 0 WHEN 'dead' THEN ordered = 'block' ELSE true END
+$$;
+
+-- Name: once(text, text); Type: FUNCTION; Schema: outbox; Owner: -
+
+CREATE FUNCTION outbox.once(consumer text, key text) RETURNS boolean
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+#variable_conflict use_column
+BEGIN
+    INSERT INTO outbox.consumed AS c (consumer, key, expires_at)
+    SELECT once.consumer, once.key, clock_timestamp() + i.once_window FROM outbox.installation i
+    ON CONFLICT (consumer, key) DO UPDATE SET expires_at = excluded.expires_at
+        WHERE c.expires_at <= clock_timestamp();
+    RETURN FOUND;
+END
+$$;
+
+-- Name: pass_turn(); Type: FUNCTION; Schema: outbox; Owner: -
+
+CREATE FUNCTION outbox.pass_turn() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    policy text := (SELECT h.ordered FROM outbox.handler h WHERE h.name = OLD.handler);
+    next   record;
+BEGIN
+    IF policy IS NULL OR (TG_OP = 'UPDATE' AND policy = 'block') THEN
+        RETURN NULL;
+    END IF;
+    LOOP
+        SELECT o.event_id, o.state, o.due_at INTO next FROM outbox.open o
+        WHERE o.handler = OLD.handler AND o.key = OLD.key AND outbox.holds_key(o.state, o.attempt, policy)
+        ORDER BY o.n LIMIT 1 FOR UPDATE;
+        IF FOUND THEN
+            IF next.state = 'blocked' AND next.due_at IS NULL THEN
+                UPDATE outbox.open o SET due_at = clock_timestamp(), updated_at = clock_timestamp()
+                WHERE o.event_id = next.event_id AND o.handler = OLD.handler;
+            END IF;
+            RETURN NULL;
+        END IF;
+        EXIT WHEN NOT EXISTS (
+            SELECT FROM outbox.open o
+            WHERE o.handler = OLD.handler AND o.key = OLD.key AND outbox.holds_key(o.state, o.attempt, policy)
+        );
+    END LOOP;
+    RETURN NULL;
+END
+$$;
+
+-- Name: pause(text, text, timestamp with time zone); Type: FUNCTION; Schema: outbox; Owner: -
+
+CREATE FUNCTION outbox.pause(handler text, reason text DEFAULT NULL::text, until timestamp with time zone DEFAULT NULL::timestamp with time zone) RETURNS boolean
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    IF pause.until <= clock_timestamp() THEN
+        RAISE invalid_parameter_value USING MESSAGE = format('until is %s; it must lie ahead', pause.until);
+    END IF;
+    UPDATE outbox.handler AS h SET paused_at = clock_timestamp(), paused_until = nullif(pause.until, 'infinity'),
+        paused_by = session_user, pause_reason = left(pause.reason, 1024)
+    WHERE h.name = pause.handler;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    PERFORM pg_notify('outbox', '');
+    RETURN true;
+END
 $$;
 
 -- Name: publish(text, jsonb, text, text, interval, jsonb, timestamp with time zone, smallint); Type: FUNCTION; Schema: outbox; Owner: -
@@ -84,6 +375,38 @@ BEGIN
 END
 $$;
 
+-- Name: redrive(text, text, timestamp with time zone, timestamp with time zone, text, double precision, boolean); Type: FUNCTION; Schema: outbox; Owner: -
+
+CREATE FUNCTION outbox.redrive(handler text DEFAULT NULL::text, topic text DEFAULT NULL::text, since timestamp with time zone DEFAULT NULL::timestamp with time zone, until timestamp with time zone DEFAULT NULL::timestamp with time zone, error text DEFAULT NULL::text, per_second double precision DEFAULT NULL::double precision, dry_run boolean DEFAULT false) RETURNS bigint
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+#variable_conflict use_column
+DECLARE
+    redriven bigint;
+BEGIN
+    IF redrive.per_second <= 0 OR redrive.per_second > 1e6 THEN
+        RAISE invalid_parameter_value USING
+            MESSAGE = format('per_second is %s; it must be above 0 and at most 1,000,000', redrive.per_second);
+    END IF;
+    IF redrive.dry_run THEN
+        RETURN (SELECT count(*) FROM outbox.dead_letters(redrive.handler, redrive.topic, redrive.since, redrive.until, redrive.error));
+    END IF;
+    WITH dead AS (
+        SELECT d.event_id, d.handler, row_number() OVER (ORDER BY d.n) - 1 AS place
+        FROM outbox.dead_letters(redrive.handler, redrive.topic, redrive.since, redrive.until, redrive.error) d
+    )
+    UPDATE outbox.open AS o SET
+        state = 'retrying', failures = 0, updated_at = clock_timestamp(),
+        due_at = clock_timestamp() + coalesce(d.place / redrive.per_second, 0) * interval '1 second'
+    FROM dead d
+    WHERE o.event_id = d.event_id AND o.handler = d.handler AND o.state = 'dead';
+    GET DIAGNOSTICS redriven = ROW_COUNT;
+    PERFORM pg_notify('outbox', '');
+    RETURN redriven;
+END
+$$;
+
 -- Name: remember_dedup_key(); Type: FUNCTION; Schema: outbox; Owner: -
 
 CREATE FUNCTION outbox.remember_dedup_key() RETURNS trigger
@@ -106,6 +429,23 @@ BEGIN
 END
 $$;
 
+-- Name: resume(text); Type: FUNCTION; Schema: outbox; Owner: -
+
+CREATE FUNCTION outbox.resume(handler text) RETURNS boolean
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    UPDATE outbox.handler AS h SET paused_at = NULL, paused_until = NULL, paused_by = NULL, pause_reason = NULL
+    WHERE h.name = resume.handler AND h.paused_at IS NOT NULL;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    PERFORM pg_notify('outbox', '');
+    RETURN true;
+END
+$$;
+
 -- Name: retry(bigint, text); Type: FUNCTION; Schema: outbox; Owner: -
 
 CREATE FUNCTION outbox.retry(event_id bigint, handler text) RETURNS boolean
@@ -115,11 +455,12 @@ CREATE FUNCTION outbox.retry(event_id bigint, handler text) RETURNS boolean
 #variable_conflict use_column
 BEGIN
     UPDATE outbox.open AS o SET
-        state      = CASE o.state WHEN 'scheduled' THEN 'scheduled' ELSE 'retrying' END,
+        state      = CASE WHEN o.state IN ('dead', 'retrying') THEN 'retrying' ELSE 'scheduled' END,
         failures   = CASE o.state WHEN 'dead' THEN 0 ELSE o.failures END,
-        due_at     = now(),
-        updated_at = now()
-    WHERE o.event_id = retry.event_id AND o.handler = retry.handler AND o.state IN ('dead', 'retrying', 'scheduled');
+        due_at     = clock_timestamp(),
+        updated_at = clock_timestamp()
+    WHERE o.event_id = retry.event_id AND o.handler = retry.handler
+      AND o.state IN ('dead', 'retrying', 'scheduled', 'waiting');
     IF NOT FOUND THEN
         RETURN false;
     END IF;
@@ -138,6 +479,84 @@ BEGIN
     IF current_setting('outbox.bell', true) IS DISTINCT FROM 'off' THEN
         PERFORM pg_notify('outbox', '');
     END IF;
+    RETURN NULL;
+END
+$$;
+
+-- Name: snooze(bigint, text, interval); Type: FUNCTION; Schema: outbox; Owner: -
+
+CREATE FUNCTION outbox.snooze(event_id bigint, handler text, after interval) RETURNS boolean
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+#variable_conflict use_column
+BEGIN
+    UPDATE outbox.open AS o SET due_at = clock_timestamp() + snooze.after, updated_at = clock_timestamp()
+    WHERE o.event_id = snooze.event_id AND o.handler = snooze.handler AND o.state IN ('retrying', 'scheduled', 'waiting');
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    PERFORM pg_notify('outbox', '');
+    RETURN true;
+END
+$$;
+
+-- Name: take_turn(); Type: FUNCTION; Schema: outbox; Owner: -
+
+CREATE FUNCTION outbox.take_turn() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    policy text := (SELECT h.ordered FROM outbox.handler h WHERE h.name = NEW.handler);
+    revived boolean := TG_OP = 'UPDATE' AND NEW.state <> 'blocked';
+BEGIN
+    IF policy IS NULL THEN
+        NEW.due_at := coalesce(NEW.due_at, clock_timestamp());
+        RETURN NEW;
+    END IF;
+    LOOP
+        PERFORM FROM outbox.open o
+        WHERE o.handler = NEW.handler AND o.key = NEW.key AND o.event_id <> NEW.event_id
+          AND outbox.holds_key(o.state, o.attempt, policy)
+          -- Those that wait behind a dead one do not keep it from running again.
+          AND NOT (revived AND o.state = 'blocked' AND o.due_at IS NULL AND o.n > NEW.n)
+        ORDER BY o.n DESC LIMIT 1 FOR SHARE;
+        IF FOUND THEN
+            NEW.state := 'blocked';
+            NEW.due_at := NULL;
+            RETURN NEW;
+        END IF;
+        -- Locking drops a row that ended meanwhile; then there may be another one.
+        IF NOT EXISTS (
+            SELECT FROM outbox.open o
+            WHERE o.handler = NEW.handler AND o.key = NEW.key AND o.event_id <> NEW.event_id
+              AND outbox.holds_key(o.state, o.attempt, policy)
+              AND NOT (revived AND o.state = 'blocked' AND o.due_at IS NULL AND o.n > NEW.n)
+        ) THEN
+            NEW.due_at := coalesce(NEW.due_at, clock_timestamp());
+            RETURN NEW;
+        END IF;
+    END LOOP;
+END
+$$;
+
+-- Name: tell_dead(); Type: FUNCTION; Schema: outbox; Owner: -
+
+CREATE FUNCTION outbox.tell_dead() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    INSERT INTO outbox.event (topic, key, payload, headers)
+    SELECT h.on_dead, NEW.key,
+           jsonb_build_object('event_id', NEW.event_id, 'handler', NEW.handler, 'topic', NEW.topic, 'key', NEW.key,
+                              'attempts', NEW.attempt, 'error', NEW.last_error,
+                              -- The copy must fit into an event, too.
+                              'payload', CASE WHEN pg_column_size(NEW.payload) < 15728640 THEN NEW.payload END),
+           jsonb_strip_nulls(jsonb_build_object('outbox-dead-of', NEW.event_id::text, 'traceparent', NEW.headers->'traceparent'))
+    FROM outbox.handler h
+    WHERE h.name = NEW.handler AND h.on_dead IS NOT NULL AND NOT NEW.headers ? 'outbox-dead-of';
     RETURN NULL;
 END
 $$;
@@ -170,7 +589,7 @@ CREATE TABLE outbox.attempt (
     error text,
     response text,
     CONSTRAINT error_is_at_most_16_kibibytes CHECK ((octet_length(error) <= 16384)),
-    CONSTRAINT outcome_is_done_retry_snooze_dead_or_lost CHECK ((outcome = ANY (ARRAY['done'::text, 'retry'::text, 'snooze'::text, 'dead'::text, 'lost'::text]))),
+    CONSTRAINT outcome_is_how_an_attempt_can_end CHECK ((outcome = ANY (ARRAY['done'::text, 'retry'::text, 'unreachable'::text, 'snooze'::text, 'wait'::text, 'dead'::text, 'lost'::text, 'cancelled'::text, 'paused'::text]))),
     CONSTRAINT response_is_at_most_16_kibibytes CHECK ((octet_length(response) <= 16384))
 );
 
@@ -228,40 +647,22 @@ CREATE TABLE outbox.handler (
     settings jsonb NOT NULL,
     absent boolean DEFAULT false NOT NULL,
     first_id bigint NOT NULL,
+    ordered text,
+    on_dead text,
+    paused_at timestamp with time zone,
+    paused_until timestamp with time zone,
+    paused_by text,
+    pause_reason text,
+    breaker text DEFAULT 'closed'::text NOT NULL,
+    breaker_since timestamp with time zone,
+    breaker_error text,
     updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT breaker_is_closed_or_open CHECK ((breaker = ANY (ARRAY['closed'::text, 'open'::text]))),
     CONSTRAINT handler_has_topics CHECK ((cardinality(topics) >= 1)),
-    CONSTRAINT name_is_1_to_63_letters_digits_underscores_dashes CHECK ((name ~ '^[A-Za-z0-9_-]{1,63}$'::text))
+    CONSTRAINT name_is_1_to_63_letters_digits_underscores_dashes CHECK ((name ~ '^[A-Za-z0-9_-]{1,63}$'::text)),
+    CONSTRAINT ordered_is_block_or_skip CHECK ((ordered = ANY (ARRAY['block'::text, 'skip'::text]))),
+    CONSTRAINT pause_reason_is_at_most_4_kibibytes CHECK ((octet_length(pause_reason) <= 4096))
 );
-
--- Name: open; Type: TABLE; Schema: outbox; Owner: -
-
-CREATE TABLE outbox.open (
-    event_id bigint NOT NULL,
-    handler text NOT NULL,
-    state text NOT NULL,
-    due_at timestamp with time zone,
-    attempt integer DEFAULT 0 NOT NULL,
-    failures integer DEFAULT 0 NOT NULL,
-    started_at timestamp with time zone,
-    topic text NOT NULL,
-    key text,
-    payload jsonb NOT NULL,
-    headers jsonb NOT NULL,
-    priority smallint NOT NULL,
-    expires_at timestamp with time zone,
-    created_at timestamp with time zone NOT NULL,
-    progress jsonb,
-    results jsonb,
-    last_error text,
-    updated_at timestamp with time zone DEFAULT now() NOT NULL,
-    CONSTRAINT failures_are_among_the_attempts CHECK (((failures >= 0) AND (failures <= attempt))),
-    CONSTRAINT last_error_is_at_most_16_kibibytes CHECK ((octet_length(last_error) <= 16384)),
-    CONSTRAINT retrying_and_dead_have_an_error CHECK (((state <> ALL (ARRAY['retrying'::text, 'dead'::text])) OR (last_error IS NOT NULL))),
-    CONSTRAINT running_has_started_an_attempt CHECK ((((state = 'running'::text) = (started_at IS NOT NULL)) AND ((state <> 'running'::text) OR (attempt >= 1)))),
-    CONSTRAINT scheduled_and_retrying_have_a_due_time CHECK (((state <> ALL (ARRAY['scheduled'::text, 'retrying'::text])) OR (due_at IS NOT NULL))),
-    CONSTRAINT state_is_one_of_the_six CHECK ((state = ANY (ARRAY['scheduled'::text, 'retrying'::text, 'running'::text, 'waiting'::text, 'blocked'::text, 'dead'::text])))
-)
-WITH (fillfactor='70', autovacuum_vacuum_scale_factor='0.01', autovacuum_vacuum_threshold='500');
 
 -- Name: position; Type: TABLE; Schema: outbox; Owner: -
 
@@ -279,6 +680,14 @@ CREATE VIEW outbox.backlog AS
  SELECT h.name AS handler,
     h.kind,
     h.absent,
+    ((h.paused_at IS NOT NULL) AND COALESCE((h.paused_until > now()), true)) AS paused,
+    h.paused_at,
+    h.paused_until,
+    h.paused_by,
+    h.pause_reason,
+    h.breaker,
+    h.breaker_since,
+    h.breaker_error,
     COALESCE(p.pending, (0)::bigint) AS pending,
     COALESCE(o.scheduled, (0)::bigint) AS scheduled,
     COALESCE(o.retrying, (0)::bigint) AS retrying,
@@ -329,6 +738,23 @@ CREATE SEQUENCE outbox.bell
     CACHE 1
     CYCLE;
 
+-- Name: cancelling; Type: TABLE; Schema: outbox; Owner: -
+
+CREATE TABLE outbox.cancelling (
+    event_id bigint NOT NULL,
+    handler text NOT NULL
+);
+
+-- Name: consumed; Type: TABLE; Schema: outbox; Owner: -
+
+CREATE TABLE outbox.consumed (
+    consumer text NOT NULL,
+    key text NOT NULL,
+    expires_at timestamp with time zone NOT NULL,
+    CONSTRAINT consumer_is_1_to_255_bytes CHECK (((octet_length(consumer) >= 1) AND (octet_length(consumer) <= 255))),
+    CONSTRAINT key_is_1_to_512_bytes CHECK (((octet_length(key) >= 1) AND (octet_length(key) <= 512)))
+);
+
 -- Name: dedup; Type: TABLE; Schema: outbox; Owner: -
 
 CREATE TABLE outbox.dedup (
@@ -351,6 +777,7 @@ CREATE VIEW outbox.delivery AS
     d.started_at,
     d.finished_at,
     NULL::text AS last_error,
+    NULL::jsonb AS progress,
     d.result
    FROM (outbox.done d
      LEFT JOIN outbox.event e ON ((e.id = d.event_id)))
@@ -361,13 +788,11 @@ UNION ALL
     o.key,
     o.state,
     o.attempt AS attempts,
-        CASE
-            WHEN (o.state = ANY (ARRAY['scheduled'::text, 'retrying'::text, 'waiting'::text])) THEN o.due_at
-            ELSE NULL::timestamp with time zone
-        END AS due_at,
+    o.due_at,
     o.started_at,
     NULL::timestamp with time zone AS finished_at,
     o.last_error,
+    o.progress,
     NULL::jsonb AS result
    FROM outbox.open o
 UNION ALL
@@ -381,6 +806,7 @@ UNION ALL
     NULL::timestamp with time zone AS started_at,
     NULL::timestamp with time zone AS finished_at,
     NULL::text AS last_error,
+    NULL::jsonb AS progress,
     NULL::jsonb AS result
    FROM (outbox.event e
      JOIN outbox.handler h ON (((e.id >= h.first_id) AND ((e.topic || '.'::text) ~ h.topic_regex))))
@@ -662,9 +1088,22 @@ CREATE TABLE outbox.installation (
     timeline integer NOT NULL,
     rebuilt_id bigint DEFAULT 0 NOT NULL,
     dedup_window interval DEFAULT '24:00:00'::interval NOT NULL,
+    once_window interval DEFAULT '30 days'::interval NOT NULL,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     CONSTRAINT dedup_window_is_positive CHECK ((dedup_window > '00:00:00'::interval)),
+    CONSTRAINT once_window_is_positive CHECK ((once_window > '00:00:00'::interval)),
     CONSTRAINT there_is_one_row CHECK (singleton)
+);
+
+-- Name: open_n_seq; Type: SEQUENCE; Schema: outbox; Owner: -
+
+ALTER TABLE outbox.open ALTER COLUMN n ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME outbox.open_n_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
 );
 
 -- Name: position_n_seq; Type: SEQUENCE; Schema: outbox; Owner: -
@@ -739,6 +1178,11 @@ ALTER TABLE ONLY outbox.event ATTACH PARTITION outbox.event_p4 FOR VALUES FROM (
 
 ALTER TABLE ONLY outbox.attempt
     ADD CONSTRAINT attempt_pkey PRIMARY KEY (event_id, handler, attempt);
+
+-- Name: consumed consumed_pkey; Type: CONSTRAINT; Schema: outbox; Owner: -
+
+ALTER TABLE ONLY outbox.consumed
+    ADD CONSTRAINT consumed_pkey PRIMARY KEY (consumer, key);
 
 -- Name: dedup dedup_pkey; Type: CONSTRAINT; Schema: outbox; Owner: -
 
@@ -840,6 +1284,10 @@ ALTER TABLE ONLY outbox."position"
 ALTER TABLE ONLY outbox.refinery_schema_history
     ADD CONSTRAINT refinery_schema_history_pkey PRIMARY KEY (version);
 
+-- Name: consumed_expires; Type: INDEX; Schema: outbox; Owner: -
+
+CREATE INDEX consumed_expires ON outbox.consumed USING btree (expires_at);
+
 -- Name: dedup_expires; Type: INDEX; Schema: outbox; Owner: -
 
 CREATE INDEX dedup_expires ON outbox.dedup USING btree (expires_at);
@@ -874,7 +1322,11 @@ CREATE INDEX event_p4_xid_id_idx ON outbox.event_p4 USING btree (xid, id);
 
 -- Name: open_due; Type: INDEX; Schema: outbox; Owner: -
 
-CREATE INDEX open_due ON outbox.open USING btree (handler, due_at, event_id) WHERE (state = ANY (ARRAY['scheduled'::text, 'retrying'::text]));
+CREATE INDEX open_due ON outbox.open USING btree (handler, due_at, event_id) WHERE (due_at IS NOT NULL);
+
+-- Name: open_key; Type: INDEX; Schema: outbox; Owner: -
+
+CREATE INDEX open_key ON outbox.open USING btree (handler, key, n) WHERE (key IS NOT NULL);
 
 -- Name: open_state; Type: INDEX; Schema: outbox; Owner: -
 
@@ -956,6 +1408,14 @@ ALTER INDEX outbox.event_pkey ATTACH PARTITION outbox.event_p4_pkey;
 
 ALTER INDEX outbox.event_xid_id ATTACH PARTITION outbox.event_p4_xid_id_idx;
 
+-- Name: open pass_turn_dead; Type: TRIGGER; Schema: outbox; Owner: -
+
+CREATE TRIGGER pass_turn_dead AFTER UPDATE OF state ON outbox.open FOR EACH ROW WHEN (((new.key IS NOT NULL) AND (new.state = 'dead'::text) AND (old.state <> 'dead'::text))) EXECUTE FUNCTION outbox.pass_turn();
+
+-- Name: open pass_turn_delete; Type: TRIGGER; Schema: outbox; Owner: -
+
+CREATE TRIGGER pass_turn_delete AFTER DELETE ON outbox.open FOR EACH ROW WHEN ((old.key IS NOT NULL)) EXECUTE FUNCTION outbox.pass_turn();
+
 -- Name: event remember_dedup_key; Type: TRIGGER; Schema: outbox; Owner: -
 
 CREATE TRIGGER remember_dedup_key AFTER INSERT ON outbox.event FOR EACH ROW WHEN ((new.dedup_key IS NOT NULL)) EXECUTE FUNCTION outbox.remember_dedup_key();
@@ -963,6 +1423,22 @@ CREATE TRIGGER remember_dedup_key AFTER INSERT ON outbox.event FOR EACH ROW WHEN
 -- Name: event ring; Type: TRIGGER; Schema: outbox; Owner: -
 
 CREATE TRIGGER ring AFTER INSERT ON outbox.event FOR EACH STATEMENT WHEN ((pg_sequence_last_value('outbox.bell'::regclass) = 1)) EXECUTE FUNCTION outbox.ring();
+
+-- Name: open take_turn_insert; Type: TRIGGER; Schema: outbox; Owner: -
+
+CREATE TRIGGER take_turn_insert BEFORE INSERT ON outbox.open FOR EACH ROW WHEN ((new.state = 'blocked'::text)) EXECUTE FUNCTION outbox.take_turn();
+
+-- Name: open take_turn_update; Type: TRIGGER; Schema: outbox; Owner: -
+
+CREATE TRIGGER take_turn_update BEFORE UPDATE OF state ON outbox.open FOR EACH ROW WHEN (((new.key IS NOT NULL) AND (((new.state = 'blocked'::text) AND (old.state <> 'blocked'::text)) OR ((old.state = 'dead'::text) AND (new.state = ANY (ARRAY['retrying'::text, 'scheduled'::text])))))) EXECUTE FUNCTION outbox.take_turn();
+
+-- Name: open tell_dead_insert; Type: TRIGGER; Schema: outbox; Owner: -
+
+CREATE TRIGGER tell_dead_insert AFTER INSERT ON outbox.open FOR EACH ROW WHEN ((new.state = 'dead'::text)) EXECUTE FUNCTION outbox.tell_dead();
+
+-- Name: open tell_dead_update; Type: TRIGGER; Schema: outbox; Owner: -
+
+CREATE TRIGGER tell_dead_update AFTER UPDATE OF state ON outbox.open FOR EACH ROW WHEN (((new.state = 'dead'::text) AND (old.state <> 'dead'::text))) EXECUTE FUNCTION outbox.tell_dead();
 
 -- Name: position position_handler_fkey; Type: FK CONSTRAINT; Schema: outbox; Owner: -
 
@@ -973,17 +1449,69 @@ ALTER TABLE ONLY outbox."position"
 
 REVOKE ALL ON FUNCTION outbox.add_partitions(ahead integer) FROM PUBLIC;
 
+-- Name: FUNCTION cancel(event_id bigint, handler text, reason text); Type: ACL; Schema: outbox; Owner: -
+
+REVOKE ALL ON FUNCTION outbox.cancel(event_id bigint, handler text, reason text) FROM PUBLIC;
+
+-- Name: FUNCTION complete(event_id bigint, handler text, result jsonb); Type: ACL; Schema: outbox; Owner: -
+
+REVOKE ALL ON FUNCTION outbox.complete(event_id bigint, handler text, result jsonb) FROM PUBLIC;
+
+-- Name: FUNCTION dead_letters(handler text, topic text, since timestamp with time zone, until timestamp with time zone, error text); Type: ACL; Schema: outbox; Owner: -
+
+REVOKE ALL ON FUNCTION outbox.dead_letters(handler text, topic text, since timestamp with time zone, until timestamp with time zone, error text) FROM PUBLIC;
+
 -- Name: FUNCTION dedup_holder(topic text, dedup_key text); Type: ACL; Schema: outbox; Owner: -
 
 REVOKE ALL ON FUNCTION outbox.dedup_holder(topic text, dedup_key text) FROM PUBLIC;
+
+-- Name: FUNCTION discard(event_id bigint, handler text, reason text); Type: ACL; Schema: outbox; Owner: -
+
+REVOKE ALL ON FUNCTION outbox.discard(event_id bigint, handler text, reason text) FROM PUBLIC;
+
+-- Name: FUNCTION discard(reason text, handler text, topic text, since timestamp with time zone, until timestamp with time zone, error text, dry_run boolean); Type: ACL; Schema: outbox; Owner: -
+
+REVOKE ALL ON FUNCTION outbox.discard(reason text, handler text, topic text, since timestamp with time zone, until timestamp with time zone, error text, dry_run boolean) FROM PUBLIC;
+
+-- Name: FUNCTION fail(event_id bigint, handler text, error text); Type: ACL; Schema: outbox; Owner: -
+
+REVOKE ALL ON FUNCTION outbox.fail(event_id bigint, handler text, error text) FROM PUBLIC;
+
+-- Name: FUNCTION heartbeat(event_id bigint, handler text, attempt integer, progress jsonb); Type: ACL; Schema: outbox; Owner: -
+
+REVOKE ALL ON FUNCTION outbox.heartbeat(event_id bigint, handler text, attempt integer, progress jsonb) FROM PUBLIC;
+
+-- Name: FUNCTION holds_key(state text, attempt integer, ordered text); Type: ACL; Schema: outbox; Owner: -
+
+REVOKE ALL ON FUNCTION outbox.holds_key(state text, attempt integer, ordered text) FROM PUBLIC;
+
+-- Name: FUNCTION once(consumer text, key text); Type: ACL; Schema: outbox; Owner: -
+
+REVOKE ALL ON FUNCTION outbox.once(consumer text, key text) FROM PUBLIC;
+
+-- Name: FUNCTION pass_turn(); Type: ACL; Schema: outbox; Owner: -
+
+REVOKE ALL ON FUNCTION outbox.pass_turn() FROM PUBLIC;
+
+-- Name: FUNCTION pause(handler text, reason text, until timestamp with time zone); Type: ACL; Schema: outbox; Owner: -
+
+REVOKE ALL ON FUNCTION outbox.pause(handler text, reason text, until timestamp with time zone) FROM PUBLIC;
 
 -- Name: FUNCTION publish(topic text, payload jsonb, key text, dedup_key text, delay interval, headers jsonb, expires_at timestamp with time zone, priority smallint); Type: ACL; Schema: outbox; Owner: -
 
 REVOKE ALL ON FUNCTION outbox.publish(topic text, payload jsonb, key text, dedup_key text, delay interval, headers jsonb, expires_at timestamp with time zone, priority smallint) FROM PUBLIC;
 
+-- Name: FUNCTION redrive(handler text, topic text, since timestamp with time zone, until timestamp with time zone, error text, per_second double precision, dry_run boolean); Type: ACL; Schema: outbox; Owner: -
+
+REVOKE ALL ON FUNCTION outbox.redrive(handler text, topic text, since timestamp with time zone, until timestamp with time zone, error text, per_second double precision, dry_run boolean) FROM PUBLIC;
+
 -- Name: FUNCTION remember_dedup_key(); Type: ACL; Schema: outbox; Owner: -
 
 REVOKE ALL ON FUNCTION outbox.remember_dedup_key() FROM PUBLIC;
+
+-- Name: FUNCTION resume(handler text); Type: ACL; Schema: outbox; Owner: -
+
+REVOKE ALL ON FUNCTION outbox.resume(handler text) FROM PUBLIC;
 
 -- Name: FUNCTION retry(event_id bigint, handler text); Type: ACL; Schema: outbox; Owner: -
 
@@ -992,6 +1520,18 @@ REVOKE ALL ON FUNCTION outbox.retry(event_id bigint, handler text) FROM PUBLIC;
 -- Name: FUNCTION ring(); Type: ACL; Schema: outbox; Owner: -
 
 REVOKE ALL ON FUNCTION outbox.ring() FROM PUBLIC;
+
+-- Name: FUNCTION snooze(event_id bigint, handler text, after interval); Type: ACL; Schema: outbox; Owner: -
+
+REVOKE ALL ON FUNCTION outbox.snooze(event_id bigint, handler text, after interval) FROM PUBLIC;
+
+-- Name: FUNCTION take_turn(); Type: ACL; Schema: outbox; Owner: -
+
+REVOKE ALL ON FUNCTION outbox.take_turn() FROM PUBLIC;
+
+-- Name: FUNCTION tell_dead(); Type: ACL; Schema: outbox; Owner: -
+
+REVOKE ALL ON FUNCTION outbox.tell_dead() FROM PUBLIC;
 
 -- Name: FUNCTION topic_regex(topics text[]); Type: ACL; Schema: outbox; Owner: -
 

@@ -24,13 +24,13 @@ fn kinds() -> impl Strategy<Value = Kind> {
 
 fn handlers() -> impl Strategy<Value = HandlerConfig> {
     let retry = (1u32..=1000, durations(1, 86_400_000), durations(86_400_000, 2_592_000_000))
-        .prop_map(|(max_attempts, base, max)| RetryPolicy { max_attempts, base, max });
+        .prop_map(|(max_attempts, base, max)| RetryPolicy { max_attempts, base, max, ..RetryPolicy::default() });
     let topics = prop::collection::btree_set("([a-z:_-]{1,5}|\\*|#)(\\.([a-z]{1,5}|\\*|#)){0,3}", 1..5);
     let start = prop_oneof![Just(Start::Now), Just(Start::Beginning)];
     ("[A-Za-z0-9_-]{1,63}", kinds(), topics, 1usize..=1000, durations(1, 86_400_000), retry, start).prop_map(
         |(name, kind, topics, concurrency, timeout, retry, start)| {
             let topics = topics.iter().map(|topic| topic.parse().unwrap()).collect();
-            let delivery = DeliveryConfig { topics, concurrency, timeout, retry, start };
+            let delivery = DeliveryConfig { concurrency, timeout, retry, start, ..DeliveryConfig::new(topics) };
             HandlerConfig { name: name.into(), kind, delivery }
         },
     )

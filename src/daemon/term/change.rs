@@ -111,7 +111,7 @@ impl Term<'_> {
         let claimed = async {
             while self.claiming {
                 match ears.replies.recv().await {
-                    Some(Reply::Claimed(claimed, next)) => self.claimed(claimed, &next, now),
+                    Some(Reply::Claimed(claim)) => self.claimed(claim, now),
                     Some(Reply::Written(written)) => self.written(written),
                     Some(Reply::Registered(_)) => {}
                     None => break,

@@ -30,7 +30,7 @@ use crate::event::Attempt;
 use crate::observe::Observation;
 use crate::outcome::{Outcome, Settlement};
 use crate::store::registry::Checkpoint;
-use crate::store::settle::{Claimed, NextDue};
+use crate::store::settle::{Claim, Claimed, Standing};
 use crate::store::{Error, Store};
 
 /// Positions are stored this often at most; a crash costs reading so much of the log again.
@@ -265,7 +265,7 @@ impl Term<'_> {
             Input::Settler(Ok(())) => return Err("the settling task ended".to_owned()),
             Input::Stop => self.stop(),
             Input::Replied(Reply::Written(written)) => self.written(written),
-            Input::Replied(Reply::Claimed(claimed, next)) => self.claimed(claimed, &next, now),
+            Input::Replied(Reply::Claimed(claim)) => self.claimed(claim, now),
             Input::Replied(Reply::Registered(checkpoints)) => self.registered(&checkpoints, now),
             Input::Ended(ticket, outcome) => self.ended(ticket, outcome, now),
             Input::Answered(answer) => {
@@ -338,10 +338,14 @@ impl Term<'_> {
             let (event, handler, attempt, ran) = (ended.event, Arc::clone(&slot.spec.name), ended.attempt, ended.ran);
             self.context.observer.tell(&match ended.settlement {
                 Settlement::Done { .. } | Settlement::Committed => Observation::Done { event, handler, attempt, ran },
-                Settlement::Retry { after, failure } => {
+                Settlement::Retry { after, failure, .. } => {
                     Observation::Retrying { event, handler, attempt, after, error: failure.error }
                 }
                 Settlement::Snooze { after } => Observation::Snoozed { event, handler, attempt, after },
+                Settlement::Wait { timeout } => Observation::Waiting { event, handler, attempt, timeout },
+                Settlement::Pause { failure } => {
+                    Observation::Retrying { event, handler, attempt, after: Duration::ZERO, error: failure.error }
+                }
                 Settlement::Lost => Observation::Refused { event, handler, attempt },
                 Settlement::Dead { failure } => Observation::Dead { event, handler, attempt, error: failure.error },
             });
@@ -375,14 +379,14 @@ impl Term<'_> {
         }
     }
 
-    fn claimed(&mut self, claimed: Vec<Claimed>, next: &[NextDue], now: Instant) {
+    fn claimed(&mut self, claim: Claim, now: Instant) {
         self.claiming = false;
         let mut by_handler: HashMap<String, Vec<Claimed>> = HashMap::new();
-        for claimed in claimed {
+        for claimed in claim.claimed {
             by_handler.entry(claimed.handler.clone()).or_default().push(claimed);
         }
         let mut steps = Vec::new();
-        for NextDue { handler, due_in } in next {
+        for Standing { handler, due_in, .. } in &claim.standings {
             // A handler that is leaving runs what was claimed for it: the attempt has been counted.
             if let Some(slot) = self.slots.values_mut().find(|slot| *slot.spec.name == **handler) {
                 slot.lane.claimed(by_handler.remove(handler).unwrap_or_default(), *due_in, now, &mut steps);
