@@ -3,6 +3,7 @@
 //! [`Daemon::run`] is one loop: take the lead, lead until the database is lost or the daemon stops, begin again.
 
 pub mod bell;
+pub mod breaker;
 mod context;
 mod janitor;
 pub mod lane;
