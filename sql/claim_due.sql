@@ -3,7 +3,7 @@
 -- $1 text[]: handlers   $2 bigint[]: free slots of each, 0 allowed
 -- Result: rows of three kinds. `handler`: one for each; due_in are the seconds until its next delivery is due (null: none is;
 -- negative: one is due and had no slot), resumes_in those until its pause is over. `claimed` and `unanswered`: a delivery whose
--- attempt begins, and one that waited for an answer in vain; `alone` when no other row has its key. `cancelled`: its attempt, if
+-- attempt begins, and one that waited for an answer in vain; `alone` when no other row holds its key. `cancelled`: its attempt, if
 -- one runs, must end; the row is gone.
 WITH want AS (
     SELECT w.handler, w.slots, h.ordered, coalesce(h.paused_at IS NOT NULL AND coalesce(h.paused_until > now(), true), false) AS paused,
@@ -15,7 +15,7 @@ WITH want AS (
 ), opened_meanwhile AS (
     DELETE FROM outbox.open o USING cancelled c WHERE o.event_id = c.event_id AND o.handler = c.handler
 ), due AS MATERIALIZED (
-    SELECT d.event_id, d.handler, d.state,
+    SELECT d.event_id, d.handler, d.state, w.ordered,
            -- A delayed event takes its place behind those of its key that have begun.
            CASE WHEN w.ordered IS NOT NULL AND d.key IS NOT NULL AND d.state = 'scheduled' AND d.attempt = 0 THEN EXISTS (
                SELECT FROM outbox.open x
@@ -44,7 +44,9 @@ WITH want AS (
               extract(epoch FROM o.expires_at - now())::double precision AS expires_in,
               CASE d.state WHEN 'waiting' THEN 'unanswered' ELSE 'claimed' END AS what,
               o.key IS NOT NULL AND NOT EXISTS (
-                  SELECT FROM outbox.open x WHERE x.handler = o.handler AND x.key = o.key AND x.event_id <> o.event_id
+                  SELECT FROM outbox.open x
+                  WHERE x.handler = o.handler AND x.key = o.key AND x.event_id <> o.event_id
+                    AND outbox.holds_key(x.state, x.attempt, d.ordered)
               ) AS alone
 )
 SELECT 'handler' AS what, w.handler, w.paused, w.resumes_in,

@@ -1,8 +1,9 @@
--- Ends running attempts without finishing their deliveries. The row must still name the attempt.
+-- Ends running attempts without finishing their deliveries. The row must still name the attempt. One that is blocked again has not
+-- begun, and gives its attempt back.
 -- Parameters as in park, without $7; $7 text[]: errors (null keeps the last one).
 -- Result: the pairs that were changed; a missing pair had been taken away.
 UPDATE outbox.open o
-SET state = s.state, failures = s.failures, started_at = NULL, last_error = coalesce(s.error, o.last_error),
+SET state = s.state, attempt = o.attempt - (s.state = 'blocked')::integer, failures = s.failures, started_at = NULL, last_error = coalesce(s.error, o.last_error),
     due_at = clock_timestamp() + s.due * interval '1 microsecond', updated_at = clock_timestamp()
 FROM unnest($1::bigint[], $2::text[], $3::text[], $4::integer[], $5::integer[], $6::bigint[], $7::text[])
      AS s (event_id, handler, state, attempt, failures, due, error)

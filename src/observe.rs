@@ -48,6 +48,16 @@ pub enum Observation {
     Snoozed { event: EventId, handler: Arc<str>, attempt: u32, after: Duration },
     /// An attempt ended, and its answer comes later.
     Waiting { event: EventId, handler: Arc<str>, attempt: u32, timeout: Duration },
+    /// A delivery was cancelled by hand, and its running attempt ended.
+    Cancelled { event: EventId, handler: Arc<str> },
+    /// A handler's target cannot be reached or fails: nothing but probes is sent.
+    BreakerOpened { handler: Arc<str>, error: String },
+    /// A handler's target is there again.
+    BreakerClosed { handler: Arc<str> },
+    /// Nothing begins for a handler.
+    Paused { handler: Arc<str>, reason: String },
+    /// A handler's pause is over.
+    Resumed { handler: Arc<str> },
     /// A delivery was given up.
     Dead { event: EventId, handler: Arc<str>, attempt: u32, error: String },
     /// A delivery expired before it ran.
@@ -130,6 +140,7 @@ impl Observation {
             Self::Dead { event, handler, attempt, error } => {
                 error!(%event, %handler, attempt, error, "dead; `outboxd retry` runs it again");
             }
+            Self::Cancelled { event, handler } => info!(%event, %handler, "cancelled while it ran"),
             Self::Expired { event, handler } => info!(%event, %handler, "expired before it ran"),
             _ => {}
         }
@@ -171,6 +182,12 @@ impl Observation {
             Self::ReloadRefused { error } => error!(error, "configuration not reloaded, the old one stays"),
             Self::Draining { running } => info!(running, "stopping: waiting for running attempts"),
             Self::Drained { cut_off } => info!(cut_off, "stopped"),
+            Self::BreakerOpened { handler, error } => {
+                warn!(%handler, error, "breaker opened: its target fails, only probes are sent");
+            }
+            Self::BreakerClosed { handler } => info!(%handler, "breaker closed: its target is there again"),
+            Self::Paused { handler, reason } => warn!(%handler, reason, "paused; `outboxd resume` goes on"),
+            Self::Resumed { handler } => info!(%handler, "resumed"),
             Self::Hiccup { doing, error } => warn!(doing, error, "failed, will try again"),
             Self::Notice { text } => warn!("{text}"),
             _ => {}

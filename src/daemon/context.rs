@@ -26,6 +26,8 @@ pub(super) struct HandlerSpec {
     pub(super) delivery: DeliveryConfig,
     /// What it is called with, for the operator; no secrets.
     pub(super) calls: serde_json::Value,
+    /// The host that it calls, with the port.
+    pub(super) host: Option<Arc<str>>,
     pub(super) handler: Arc<dyn Handler>,
 }
 

@@ -99,10 +99,10 @@ pub(super) async fn take(context: &Context) -> Result<Links, LeadError> {
         context.observer.tell(&Observation::HandlerAbsent { handler });
     }
     let names: Vec<_> = handlers.iter().map(|spec| Arc::clone(&spec.name)).collect();
-    let checkpoints = leader.load_position(&names).await?;
+    let beginnings = leader.beginnings(&names).await?;
     let earlier = Earlier { snapshot, last_id };
     let handlers = (handlers, watched);
-    Ok(Links { leader, tail, bell, wake, installation: installation.id, earlier, handlers, checkpoints })
+    Ok(Links { leader, tail, bell, wake, installation: installation.id, earlier, handlers, beginnings })
 }
 
 async fn check_schema(session: &Session) -> Result<(), LeadError> {

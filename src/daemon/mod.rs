@@ -273,7 +273,14 @@ impl DaemonBuilder {
 }
 
 fn native_spec(name: String, delivery: DeliveryConfig, handler: Arc<dyn Handler>) -> HandlerSpec {
-    HandlerSpec { name: name.into(), kind: Kind::Native.as_str(), delivery, calls: serde_json::json!({}), handler }
+    HandlerSpec {
+        name: name.into(),
+        kind: Kind::Native.as_str(),
+        delivery,
+        calls: serde_json::json!({}),
+        host: None,
+        handler,
+    }
 }
 
 /// The handlers of a configuration and those written in Rust, in the order of their names.
@@ -303,8 +310,15 @@ fn specs(
             }
             Kind::Native => return None,
         };
+        let host = match &config.kind {
+            Kind::Http(kind) => {
+                let port = kind.url.port_or_known_default().unwrap_or_default();
+                kind.url.host_str().map(|host| format!("{host}:{port}").into())
+            }
+            _ => None,
+        };
         let (name, kind) = (Arc::clone(&config.name), config.kind.as_str());
-        Some(HandlerSpec { name, kind, delivery: config.delivery.clone(), calls, handler })
+        Some(HandlerSpec { name, kind, delivery: config.delivery.clone(), calls, host, handler })
     };
     let mut specs: Vec<HandlerSpec> = configs.iter().filter_map(spec).chain(native.iter().cloned()).collect();
     specs.sort_by(|a, b| a.name.cmp(&b.name));

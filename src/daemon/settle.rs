@@ -15,7 +15,7 @@ use super::write::{Ended, Fate, Ticket, Write};
 use crate::observe::{Observation, Observer};
 use crate::outcome::{Failure, Settlement, TEXT_BYTES_MAX, excerpt};
 use crate::snapshot::Snapshot;
-use crate::store::registry::{Checkpoint, Registration};
+use crate::store::registry::{Beginning, Checkpoint, Registration};
 use crate::store::settle::{Attempts, Claim, Finished, Opened, Pairs};
 use crate::store::{Error, Store};
 
@@ -34,6 +34,16 @@ pub enum Request {
     Checkpoint(Vec<Checkpoint>),
     /// Rings the bell, to hear whether the listener hears it.
     Ring,
+    /// The breaker of a handler's target has opened, because of this error, or closed.
+    Breaker {
+        handler: Arc<str>,
+        opened: Option<String>,
+    },
+    /// A handler's target is gone.
+    Pause {
+        handler: Arc<str>,
+        reason: String,
+    },
     /// New handlers begin behind the snapshot.
     Register(Vec<Registration>, Snapshot),
 }
@@ -43,7 +53,7 @@ pub enum Request {
 pub enum Reply {
     Written(Vec<(Ticket, Fate)>),
     Claimed(Claim),
-    Registered(Vec<Checkpoint>),
+    Registered(Vec<Beginning>),
 }
 
 /// Serves requests until they end or the session breaks.
@@ -75,10 +85,18 @@ pub async fn run(
                         observer.tell(&Observation::HandlerAbsent { handler });
                     }
                     let names: Vec<_> = handlers.iter().map(|handler| Arc::clone(&handler.name)).collect();
-                    Some(Reply::Registered(store.load_position(&names).await?))
+                    Some(Reply::Registered(store.beginnings(&names).await?))
                 }
                 Request::Ring => {
                     store.ring().await?;
+                    None
+                }
+                Request::Breaker { handler, opened } => {
+                    store.tell_breaker(&handler, opened.as_deref()).await?;
+                    None
+                }
+                Request::Pause { handler, reason } => {
+                    store.pause(&handler, Some(&reason), None).await?;
                     None
                 }
                 Request::Checkpoint(checkpoints) => {
@@ -192,6 +210,7 @@ async fn write(store: &Store, writes: &[Write]) -> Result<Vec<usize>, Error> {
                     && matches!(
                         write.ended,
                         Ended::CutOff
+                            | Ended::PutBack
                             | Ended::Expired
                             | Ended::Settled(
                                 Settlement::Done { .. }
@@ -294,6 +313,13 @@ impl Batch {
                 self.attempt(write, "dead", Some(failure), now);
             }
             Ended::Expired => self.finish(write, "expired", None, now),
+            Ended::Blocked | Ended::PutBack => self.open(write, "blocked", write.failures, None, None, now),
+            Ended::Cancelled => {
+                if write.has_row {
+                    self.committed.push(write, "cancelled", None, now);
+                }
+                self.attempt(write, "cancelled", None, now);
+            }
             Ended::Scheduled { due_in } => self.open(write, "scheduled", 0, Some(*due_in), None, now),
             Ended::StillRunning => {
                 self.park.push(write, "running", write.failures, None, None, now);

@@ -42,12 +42,18 @@ pub enum Ended {
     Settled(Settlement),
     /// It is not due yet.
     Scheduled { due_in: Duration },
+    /// It waits behind an earlier delivery of its key.
+    Blocked,
+    /// Its attempt was claimed and has not begun: it waits behind another one of its key again.
+    PutBack,
     /// It expired before it ran.
     Expired,
     /// Its attempt has not ended and gets a row.
     StillRunning,
     /// Its attempt was cut off by the daemon's stop.
     CutOff,
+    /// Its attempt was ended because somebody has cancelled the delivery, which is written.
+    Cancelled,
 }
 
 /// What became of a [`Write`].
@@ -65,10 +71,12 @@ impl Ended {
     pub fn fate(&self) -> Fate {
         match self {
             Self::StillRunning => Fate::Recorded,
-            Self::Settled(Settlement::Done { .. } | Settlement::Committed) | Self::Expired => {
+            Self::Settled(Settlement::Done { .. } | Settlement::Committed) | Self::Expired | Self::Cancelled => {
                 Fate::Ended { finished: true }
             }
-            Self::Settled(_) | Self::Scheduled { .. } | Self::CutOff => Fate::Ended { finished: false },
+            Self::Settled(_) | Self::Scheduled { .. } | Self::Blocked | Self::PutBack | Self::CutOff => {
+                Fate::Ended { finished: false }
+            }
         }
     }
 }

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use bytes::{BufMut as _, BytesMut};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, to_sql_checked};
-use tokio_postgres::{GenericClient, Row, Statement};
+use tokio_postgres::{GenericClient, Row, RowStream, Statement};
 
 use crate::postgres::Session;
 
@@ -151,6 +151,12 @@ impl Store {
     async fn query_opt(&self, sql: Sql, params: Params<'_>) -> Result<Option<Row>, Error> {
         let statement = self.prepare(&sql).await?;
         self.session.client.query_opt(&statement, params).await.map_err(failed(sql.name))
+    }
+
+    /// For a result that may be large: one row at a time.
+    async fn stream(&self, sql: Sql, params: Params<'_>) -> Result<RowStream, Error> {
+        let statement = self.prepare(&sql).await?;
+        self.session.client.query_raw(&statement, params.iter().copied()).await.map_err(failed(sql.name))
     }
 
     async fn execute(&self, sql: Sql, params: Params<'_>) -> Result<u64, Error> {

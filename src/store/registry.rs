@@ -1,14 +1,19 @@
 //! What the daemon knows about itself: the installation, the leader, the handlers and their positions.
 
+use std::collections::HashMap;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
 use jiff::Timestamp;
 use serde::Serialize;
+use tokio_postgres::Row;
 use uuid::Uuid;
 
 use super::log::seconds;
 use super::{Error, Store, failed, sql};
+use crate::event::KeyHash;
 use crate::snapshot::Snapshot;
 
 /// The `outbox.installation` row against the cluster it is in now.
@@ -51,6 +56,24 @@ pub struct Checkpoint {
     pub position: Snapshot,
     /// Deliveries finished since the handler was registered.
     pub finished: i64,
+}
+
+/// How a handler begins in a term.
+#[derive(Debug, Clone)]
+pub struct Beginning {
+    pub checkpoint: Checkpoint,
+    pub pause: Option<Pause>,
+    /// The breaker of its target was open.
+    pub broken: bool,
+    /// The keys that rows in `outbox.open` hold, once for each row; empty for a handler that keeps no order.
+    pub held: Vec<KeyHash>,
+}
+
+/// A handler is paused: nothing more begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pause {
+    UntilResumed,
+    For(Duration),
 }
 
 /// What the catalog says about a SQL handler's function.
@@ -120,27 +143,57 @@ impl Store {
             let changed: Vec<&str> = changed.iter().map(|row| row.get("name")).collect();
             self.execute(sql!("begin_topics"), &[&changed]).await?;
         }
+        let reordered = self.query(sql!("changed_order"), &[&json]).await?;
         self.execute(sql!("register_handlers"), &[&json]).await?;
+        if !reordered.is_empty() {
+            let reordered: Vec<&str> = reordered.iter().map(|row| row.get("name")).collect();
+            self.execute(sql!("release_keys"), &[&reordered]).await?;
+        }
         let absent = self.query(sql!("mark_absent"), &[&names]).await?;
         self.execute(sql!("begin_position"), &[&now.to_string()]).await?;
         self.commit().await?;
         Ok(absent.iter().map(|row| row.get("name")).collect())
     }
 
-    /// The newest position of each of these handlers.
-    pub async fn load_position(&self, handlers: &[Arc<str>]) -> Result<Vec<Checkpoint>, Error> {
+    /// Where each of these handlers begins.
+    pub async fn beginnings(&self, handlers: &[Arc<str>]) -> Result<Vec<Beginning>, Error> {
         let names: Vec<&str> = handlers.iter().map(|handler| &**handler).collect();
+        let mut held = self.held_keys(&names).await?;
         let rows = self.query(sql!("load_position"), &[&names]).await?;
         rows.iter()
             .map(|row| {
                 let position = row.get::<_, &str>("position").parse().map_err(failed("load_position"))?;
-                Ok(Checkpoint {
-                    handler: row.get::<_, &str>("handler").into(),
-                    position,
-                    finished: row.get("finished"),
-                })
+                let handler: &str = row.get("handler");
+                let checkpoint = Checkpoint { handler: handler.into(), position, finished: row.get("finished") };
+                let held = held.remove(handler).unwrap_or_default();
+                Ok(Beginning { checkpoint, pause: pause(row), broken: row.get("broken"), held })
             })
             .collect()
+    }
+
+    /// The keys that rows of ordered handlers hold. Read row by row: a key is longer than what stands for it.
+    async fn held_keys(&self, handlers: &[&str]) -> Result<HashMap<String, Vec<KeyHash>>, Error> {
+        let mut held: HashMap<String, Vec<KeyHash>> = HashMap::new();
+        let mut rows = pin!(self.stream(sql!("held_keys"), &[&handlers]).await?);
+        while let Some(row) = rows.next().await {
+            let row = row.map_err(failed("held_keys"))?;
+            let key = KeyHash::of(row.get("key"));
+            match held.get_mut(row.get::<_, &str>("handler")) {
+                Some(keys) => keys.push(key),
+                None => drop(held.insert(row.get("handler"), vec![key])),
+            }
+        }
+        Ok(held)
+    }
+
+    /// Writes that the breaker of a handler's target has opened, with the reason, or closed; and emits the event that tells.
+    pub async fn tell_breaker(&self, handler: &str, opened: Option<&str>) -> Result<u64, Error> {
+        self.execute(sql!("tell_breaker"), &[&handler, &opened]).await
+    }
+
+    /// Pauses a handler, until it is resumed or until then; whether there is such a handler.
+    pub async fn pause(&self, handler: &str, reason: Option<&str>, until: Option<Timestamp>) -> Result<bool, Error> {
+        Ok(self.query_one(sql!("pause"), &[&handler, &reason, &until]).await?.get(0))
     }
 
     /// Stores positions.
@@ -168,4 +221,10 @@ impl Store {
         let row = self.query_one(sql!("sql_handler_function"), &[&name]).await?;
         Ok(SqlFunction { found: row.get("found"), returns: row.get("returns"), allowed: row.get("allowed") })
     }
+}
+
+/// The pause that a row with `paused` and `resumes_in` tells.
+pub(super) fn pause(row: &Row) -> Option<Pause> {
+    let resumes_in = row.get::<_, Option<f64>>("resumes_in").map(seconds);
+    row.get::<_, bool>("paused").then(|| resumes_in.map_or(Pause::UntilResumed, Pause::For))
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio_postgres::Row;
 
 use super::log::{event, seconds};
+use super::registry::{Pause, pause};
 use super::{Error, Store, failed, sql};
 use crate::event::{Event, EventId};
 
@@ -72,13 +73,6 @@ pub struct Standing {
     /// When the next delivery is due; zero when one is due already and had no slot.
     pub due_in: Option<Duration>,
     pub pause: Option<Pause>,
-}
-
-/// A handler is paused: nothing more begins.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Pause {
-    UntilResumed,
-    For(Duration),
 }
 
 /// What a claim found.
@@ -181,9 +175,8 @@ impl Store {
 }
 
 fn standing(row: &Row) -> Standing {
-    let resumes_in = row.get::<_, Option<f64>>("resumes_in").map(seconds);
-    let pause = row.get::<_, bool>("paused").then(|| resumes_in.map_or(Pause::UntilResumed, Pause::For));
-    Standing { handler: row.get("handler"), due_in: row.get::<_, Option<f64>>("due_in").map(seconds), pause }
+    let due_in = row.get::<_, Option<f64>>("due_in").map(seconds);
+    Standing { handler: row.get("handler"), due_in, pause: pause(row) }
 }
 
 fn claimed(row: &Row, unanswered: bool) -> Result<Claimed, tokio_postgres::Error> {

@@ -11,6 +11,7 @@ mod dispatch;
 mod handlers;
 mod harness;
 mod insert;
+mod key_model;
 mod lane;
 mod migrate;
 mod model;

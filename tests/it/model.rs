@@ -151,7 +151,8 @@ enum Act {
 
 fn lane(id: LaneId, position: &Snapshot, now: Instant) -> Lane {
     let config = DeliveryConfig { concurrency: 64, ..DeliveryConfig::new(vec!["#".parse().unwrap()]) };
-    Lane::new(id, config, &Checkpoint { handler: "model".into(), position: position.clone(), finished: 0 }, now)
+    let checkpoint = Checkpoint { handler: "model".into(), position: position.clone(), finished: 0 };
+    Lane::new(id, config, &checkpoint, &[], now)
 }
 
 fn event(id: i64) -> Arc<Event> {
@@ -194,7 +195,7 @@ impl Handler {
     /// Starts what may start, and ends some of it.
     fn run(&mut self, count: usize, last_first: bool, now: Instant) {
         let mut steps = Vec::new();
-        self.lane.start(now, &mut steps);
+        self.lane.start(usize::MAX, now, &mut steps);
         for step in steps {
             let Step::Start(start) = step else { panic!("{step:?}") };
             let id = start.event.id.0;
@@ -203,7 +204,7 @@ impl Handler {
         for _ in 0..count.min(self.running.len()) {
             let (ticket, row) = if last_first { self.running.pop().unwrap() } else { self.running.remove(0) };
             let mut steps = Vec::new();
-            self.lane.ended(ticket, Outcome::Done { result: None }, now, 0.5, &mut steps).unwrap();
+            self.lane.ended(ticket, Outcome::Done { result: None }, None, now, 0.5, &mut steps).unwrap();
             assert_eq!(steps.len(), 1);
             self.ended.push((ticket, row));
         }
@@ -214,7 +215,7 @@ impl Handler {
         for (ticket, row) in self.ended.drain(..count.min(self.ended.len())) {
             assert!(self.settled.insert(row), "{row:?} is settled twice");
             *self.sizes.entry(row.0).or_default() += 1;
-            self.lane.written(ticket, Fate::Ended { finished: true });
+            self.lane.written(ticket, Fate::Ended { finished: true }, Instant::now(), &mut Vec::new());
         }
     }
 

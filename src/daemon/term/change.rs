@@ -3,13 +3,15 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::super::breaker::Breaker;
 use super::super::context::{HandlerSpec, registrations};
 use super::super::lane::Lane;
 use super::super::settle::{Reply, Request};
 use super::super::write::LaneId;
+use super::gate::Gate;
 use super::{Ears, End, LAST_WRITES, Slot, Term};
 use crate::observe::Observation;
-use crate::store::registry::Checkpoint;
+use crate::store::registry::{Beginning, Checkpoint};
 
 impl Slot {
     pub(super) fn checkpoint(&self) -> Checkpoint {
@@ -22,11 +24,16 @@ impl Slot {
 }
 
 impl Term<'_> {
-    pub(super) fn add_slot(&mut self, spec: HandlerSpec, checkpoint: &Checkpoint, now: Instant) -> LaneId {
+    pub(super) fn add_slot(&mut self, spec: HandlerSpec, beginning: &Beginning, now: Instant) -> LaneId {
         let id = LaneId(self.next_lane);
         self.next_lane += 1;
-        let lane = Lane::new(id, spec.delivery.clone(), checkpoint, now);
-        self.slots.insert(id, Slot { spec, lane, leaving: false, stored: checkpoint.clone() });
+        let Beginning { checkpoint, pause, broken, held } = beginning;
+        let lane = Lane::new(id, spec.delivery.clone(), checkpoint, held, now);
+        let gate = Gate::new(spec.delivery.breaker, *broken, *pause, now);
+        if let Some(host) = &spec.host {
+            self.hosts.entry(Arc::clone(host)).or_default();
+        }
+        self.slots.insert(id, Slot { spec, lane, gate, leaving: false, stored: checkpoint.clone() });
         self.routes.clear();
         id
     }
@@ -34,6 +41,7 @@ impl Term<'_> {
     /// Takes the next configuration, as soon as no handler of it is still leaving.
     pub(super) fn reload(&mut self, now: Instant) {
         self.remove_left(now);
+        self.leave_for_another_order(now);
         let leaving = |name: &str| self.slots.values().any(|slot| slot.leaving && *slot.spec.name == *name);
         let ready = |specs: &mut Arc<[HandlerSpec]>| !specs.iter().any(|spec| leaving(&spec.name));
         if self.registering.is_none()
@@ -43,10 +51,16 @@ impl Term<'_> {
             // being written is matched by the topics that SQL will show.
             for slot in self.slots.values_mut() {
                 if let Some(spec) = specs.iter().find(|spec| spec.name == slot.spec.name) {
-                    slot.lane.configure(spec.delivery.clone());
+                    slot.lane.configure(spec.delivery.clone(), now);
+                    slot.gate.configure(spec.delivery.breaker);
                     slot.spec = spec.clone();
                 }
             }
+            let hosts = specs.iter().filter_map(|spec| spec.host.clone());
+            let known = std::mem::take(&mut self.hosts);
+            self.hosts = hosts.map(|host| (host, Breaker::new())).collect();
+            self.hosts
+                .extend(known.into_iter().filter(|(host, _)| specs.iter().any(|s| s.host.as_ref() == Some(host))));
             self.routes.clear();
             self.request(Request::Register(registrations(&specs), self.tail.head().clone()));
             self.registering = Some(specs);
@@ -54,27 +68,44 @@ impl Term<'_> {
     }
 
     /// The handlers of the next configuration are registered: what runs goes on, what is new begins.
-    pub(super) fn registered(&mut self, checkpoints: &[Checkpoint], now: Instant) {
+    pub(super) fn registered(&mut self, beginnings: &[Beginning], now: Instant) {
         let Some(specs) = self.registering.take() else { return };
-        for (&id, slot) in &mut self.slots {
-            if !specs.iter().any(|spec| spec.name == slot.spec.name) {
-                slot.leaving = true;
-                slot.lane.drop_queue();
-                self.tail.remove(id);
-            }
-        }
+        self.leave(|slot| !specs.iter().any(|spec| spec.name == slot.spec.name), now);
         for spec in specs.iter() {
             let known = self.slots.values().any(|slot| slot.spec.name == spec.name);
-            let checkpoint = checkpoints.iter().find(|checkpoint| checkpoint.handler == spec.name);
-            if let (false, Some(checkpoint)) = (known, checkpoint) {
-                let id = self.add_slot(spec.clone(), checkpoint, now);
-                self.tail.add(id, checkpoint.position.clone());
+            let beginning = beginnings.iter().find(|beginning| beginning.checkpoint.handler == spec.name);
+            if let (false, Some(beginning)) = (known, beginning) {
+                let id = self.add_slot(spec.clone(), beginning, now);
+                self.tail.add(id, beginning.checkpoint.position.clone());
             }
         }
         self.routes.clear();
         self.dirty = true;
         self.bell.ring(now);
         self.context.observer.tell(&Observation::Reloaded { handlers: specs.len() });
+    }
+
+    /// A lane keeps the order of keys from its beginning or not at all: with another order, a handler leaves and comes again.
+    fn leave_for_another_order(&mut self, now: Instant) {
+        let Some(specs) = self.reload.clone() else { return };
+        let other = |slot: &Slot| {
+            let spec = specs.iter().find(|spec| spec.name == slot.spec.name);
+            spec.is_some_and(|spec| spec.delivery.ordered != slot.spec.delivery.ordered)
+        };
+        self.leave(other, now);
+    }
+
+    /// These handlers end what runs and go.
+    fn leave(&mut self, which: impl Fn(&Slot) -> bool, now: Instant) {
+        let mut steps = Vec::new();
+        for (&id, slot) in self.slots.iter_mut().filter(|(_, slot)| !slot.leaving) {
+            if which(slot) {
+                slot.leaving = true;
+                slot.lane.drop_queue(now, &mut steps);
+                self.tail.remove(id);
+            }
+        }
+        self.take(steps);
     }
 
     /// Handlers that have ended what ran go, and their position is stored.
@@ -91,14 +122,16 @@ impl Term<'_> {
     }
 
     /// Nothing new begins; what runs goes on.
-    pub(super) fn stop(&mut self) {
+    pub(super) fn stop(&mut self, now: Instant) {
         self.stopping = true;
         self.job = None;
         let running = self.slots.values().map(|slot| slot.lane.running()).sum();
         self.context.observer.tell(&Observation::Draining { running });
+        let mut steps = Vec::new();
         for slot in self.slots.values_mut() {
-            slot.lane.drop_queue();
+            slot.lane.drop_queue(now, &mut steps);
         }
+        self.take(steps);
     }
 
     pub(super) fn is_idle(&self) -> bool {
@@ -112,7 +145,7 @@ impl Term<'_> {
             while self.claiming {
                 match ears.replies.recv().await {
                     Some(Reply::Claimed(claim)) => self.claimed(claim, now),
-                    Some(Reply::Written(written)) => self.written(written),
+                    Some(Reply::Written(written)) => self.written(written, now),
                     Some(Reply::Registered(_)) => {}
                     None => break,
                 }
@@ -134,7 +167,7 @@ impl Term<'_> {
         let written = async {
             while !self.slots.values().all(|slot| slot.lane.has_written()) {
                 match ears.replies.recv().await {
-                    Some(Reply::Written(written)) => self.written(written),
+                    Some(Reply::Written(written)) => self.written(written, now),
                     Some(_) => {}
                     None => break,
                 }

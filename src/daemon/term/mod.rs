@@ -5,6 +5,8 @@
 //! Restart, reconnect and takeover are the same thing: a new term, which begins by reading the positions and the log.
 
 mod change;
+mod deliveries;
+mod gate;
 mod reading;
 
 use std::collections::{BTreeMap, HashMap};
@@ -18,19 +20,19 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use self::gate::Gate;
 use super::bell::{Bell, Next};
+use super::breaker::Breaker;
 use super::context::{Context, HandlerSpec, Handlers, Positions};
-use super::lane::{Lane, Start, Step};
+use super::lane::Lane;
 use super::read::{Answer, Earlier};
 use super::runner::Runner;
 use super::settle::{self, Reply, Request};
 use super::tail::Tail;
-use super::write::{Fate, LaneId, Ticket};
-use crate::event::Attempt;
+use super::write::{LaneId, Ticket};
 use crate::observe::Observation;
-use crate::outcome::{Outcome, Settlement};
-use crate::store::registry::Checkpoint;
-use crate::store::settle::{Claim, Claimed, Standing};
+use crate::outcome::Outcome;
+use crate::store::registry::{Beginning, Checkpoint};
 use crate::store::{Error, Store};
 
 /// Positions are stored this often at most; a crash costs reading so much of the log again.
@@ -65,13 +67,14 @@ pub(super) struct Links {
     pub(super) earlier: Earlier,
     /// The registered handlers, and the watch that tells of others.
     pub(super) handlers: (Arc<[HandlerSpec]>, Handlers),
-    pub(super) checkpoints: Vec<Checkpoint>,
+    pub(super) beginnings: Vec<Beginning>,
 }
 
 /// One handler in this term.
 struct Slot {
     spec: HandlerSpec,
     lane: Lane,
+    gate: Gate,
     /// It left the configuration: it ends what runs and goes.
     leaving: bool,
     /// What was stored last.
@@ -118,6 +121,10 @@ struct Term<'a> {
     requests: UnboundedSender<Request>,
     job: Option<BoxFuture<'static, Result<Answer, Error>>>,
     claiming: bool,
+    /// Something may have been done by hand: the next claim asks for all handlers.
+    look: bool,
+    /// The breakers that handlers with one host share.
+    hosts: BTreeMap<Arc<str>, Breaker>,
     /// The next read of the log is the poll's, not the bell's.
     polled: bool,
     poll_at: Option<Instant>,
@@ -167,6 +174,8 @@ pub(super) async fn lead(
         requests,
         job: None,
         claiming: false,
+        look: true,
+        hosts: BTreeMap::new(),
         polled: false,
         poll_at: context.daemon.poll_interval.map(|interval| now + interval),
         pulse_at: now + PULSE_EVERY,
@@ -179,7 +188,7 @@ pub(super) async fn lead(
         registering: None,
         stopping: false,
     };
-    term.begin(&specs, links.checkpoints, now);
+    term.begin(&specs, &links.beginnings, now);
     let end = term.run(&mut ears, lost).await;
     term.runner.cut_off().await;
     // The listening session lives as long as the term.
@@ -188,11 +197,12 @@ pub(super) async fn lead(
 }
 
 impl Term<'_> {
-    fn begin(&mut self, specs: &[HandlerSpec], checkpoints: Vec<Checkpoint>, now: Instant) {
+    fn begin(&mut self, specs: &[HandlerSpec], beginnings: &[Beginning], now: Instant) {
         let mut positions = BTreeMap::new();
-        for checkpoint in checkpoints {
-            if let Some(spec) = specs.iter().find(|spec| spec.name == checkpoint.handler) {
-                positions.insert(self.add_slot(spec.clone(), &checkpoint, now), checkpoint.position);
+        for beginning in beginnings {
+            if let Some(spec) = specs.iter().find(|spec| spec.name == beginning.checkpoint.handler) {
+                let id = self.add_slot(spec.clone(), beginning, now);
+                positions.insert(id, beginning.checkpoint.position.clone());
             }
         }
         self.tail = Tail::new(&positions, self.earlier.snapshot.clone());
@@ -263,10 +273,10 @@ impl Term<'_> {
             Input::Lost(reason) => return Err(reason),
             Input::Settler(Err(error)) => return Err(error.to_string()),
             Input::Settler(Ok(())) => return Err("the settling task ended".to_owned()),
-            Input::Stop => self.stop(),
-            Input::Replied(Reply::Written(written)) => self.written(written),
+            Input::Stop => self.stop(now),
+            Input::Replied(Reply::Written(written)) => self.written(written, now),
             Input::Replied(Reply::Claimed(claim)) => self.claimed(claim, now),
-            Input::Replied(Reply::Registered(checkpoints)) => self.registered(&checkpoints, now),
+            Input::Replied(Reply::Registered(beginnings)) => self.registered(&beginnings, now),
             Input::Ended(ticket, outcome) => self.ended(ticket, outcome, now),
             Input::Answered(answer) => {
                 self.job = None;
@@ -276,6 +286,7 @@ impl Term<'_> {
                 self.context.observer.tell(&Observation::Woken);
                 self.polled = false;
                 self.deaf_at = None;
+                self.look = true;
                 self.bell.ring(now);
                 self.all_may_be_due(now);
             }
@@ -289,14 +300,7 @@ impl Term<'_> {
     /// Does everything that can be done now.
     fn act(&mut self, now: Instant) {
         self.claim(now, false);
-        let mut steps = Vec::new();
-        for slot in self.slots.values_mut() {
-            if !slot.leaving && !self.stopping {
-                slot.lane.start(now, &mut steps);
-            }
-            slot.lane.record(now, &mut steps);
-        }
-        self.take(steps);
+        self.start(now);
         if !self.stopping {
             self.ask(now);
             self.reload(now);
@@ -304,101 +308,9 @@ impl Term<'_> {
         self.checkpoint(now, CHECKPOINT_EVERY);
     }
 
-    fn take(&mut self, steps: Vec<Step>) {
-        for step in steps {
-            match step {
-                Step::Start(start) => self.start_attempt(start),
-                Step::Write(write) => self.request(Request::Write(write)),
-            }
-        }
-    }
-
-    fn start_attempt(&mut self, start: Start) {
-        let Some(slot) = self.slots.get(&start.ticket.lane) else { return };
-        let attempt = Attempt {
-            event: start.event,
-            handler: Arc::clone(&slot.spec.name),
-            number: start.attempt,
-            has_row: start.has_row,
-            installation: self.installation,
-        };
-        self.runner.start(start.ticket, Arc::clone(&slot.spec.handler), attempt, slot.lane.config().timeout);
-    }
-
     /// The settling task outlives every request but the last; when it has ended, the term hears of it by itself.
     fn request(&self, request: Request) {
         let _ = self.requests.send(request);
-    }
-
-    fn ended(&mut self, ticket: Ticket, outcome: Outcome, now: Instant) {
-        let Some(slot) = self.slots.get_mut(&ticket.lane) else { return };
-        let mut steps = Vec::new();
-        let ended = slot.lane.ended(ticket, outcome, now, fastrand::f64(), &mut steps);
-        if let Some(ended) = ended {
-            let (event, handler, attempt, ran) = (ended.event, Arc::clone(&slot.spec.name), ended.attempt, ended.ran);
-            self.context.observer.tell(&match ended.settlement {
-                Settlement::Done { .. } | Settlement::Committed => Observation::Done { event, handler, attempt, ran },
-                Settlement::Retry { after, failure, .. } => {
-                    Observation::Retrying { event, handler, attempt, after, error: failure.error }
-                }
-                Settlement::Snooze { after } => Observation::Snoozed { event, handler, attempt, after },
-                Settlement::Wait { timeout } => Observation::Waiting { event, handler, attempt, timeout },
-                Settlement::Pause { failure } => {
-                    Observation::Retrying { event, handler, attempt, after: Duration::ZERO, error: failure.error }
-                }
-                Settlement::Lost => Observation::Refused { event, handler, attempt },
-                Settlement::Dead { failure } => Observation::Dead { event, handler, attempt, error: failure.error },
-            });
-        }
-        self.take(steps);
-    }
-
-    fn written(&mut self, written: Vec<(Ticket, Fate)>) {
-        self.dirty = true;
-        for (ticket, fate) in written {
-            if let Some(slot) = self.slots.get_mut(&ticket.lane) {
-                slot.lane.written(ticket, fate);
-            }
-        }
-    }
-
-    /// Asks for what is due, one claim at a time; the leader's session is heard from even when nothing is.
-    fn claim(&mut self, now: Instant, pulse: bool) {
-        if self.claiming || self.stopping {
-            return;
-        }
-        let want = |slot: &mut Slot| {
-            let slots = if slot.leaving { 0 } else { slot.lane.claim(now) };
-            (slots > 0 || (pulse && !slot.leaving)).then(|| (Arc::clone(&slot.spec.name), slots))
-        };
-        let want: Vec<_> = self.slots.values_mut().filter_map(want).collect();
-        if !want.is_empty() || pulse {
-            self.claiming = true;
-            self.pulse_at = now + PULSE_EVERY;
-            self.request(Request::Claim(want));
-        }
-    }
-
-    fn claimed(&mut self, claim: Claim, now: Instant) {
-        self.claiming = false;
-        let mut by_handler: HashMap<String, Vec<Claimed>> = HashMap::new();
-        for claimed in claim.claimed {
-            by_handler.entry(claimed.handler.clone()).or_default().push(claimed);
-        }
-        let mut steps = Vec::new();
-        for Standing { handler, due_in, .. } in &claim.standings {
-            // A handler that is leaving runs what was claimed for it: the attempt has been counted.
-            if let Some(slot) = self.slots.values_mut().find(|slot| *slot.spec.name == **handler) {
-                slot.lane.claimed(by_handler.remove(handler).unwrap_or_default(), *due_in, now, &mut steps);
-            }
-        }
-        self.take(steps);
-    }
-
-    fn all_may_be_due(&mut self, now: Instant) {
-        for slot in self.slots.values_mut() {
-            slot.lane.due_within(Duration::ZERO, now);
-        }
     }
 
     /// When to act again if nothing happens. At the same `now` as the act before: what has become due since then must
@@ -411,9 +323,12 @@ impl Term<'_> {
         };
         // While a claim is under way, or nothing may begin, what is due can wait.
         let claims = !self.claiming && !self.stopping;
-        let lanes = self.slots.values().filter_map(|slot| slot.lane.wake_at(claims && !slot.leaving)).min();
+        let lanes =
+            self.slots.iter().filter_map(|(&id, slot)| slot.lane.wake_at(claims && self.room(id, now) > 0)).min();
+        let gates = self.slots.values().filter_map(|slot| slot.gate.next(now)).min();
+        let hosts = self.hosts.values().filter_map(|breaker| breaker.next(now)).min();
         let checkpoint = self.dirty.then_some(self.checkpoint_at);
-        let times = [bell, lanes, checkpoint, self.poll_at, self.deaf_at, self.context.progress.due_at()];
+        let times = [bell, lanes, gates, hosts, checkpoint, self.poll_at, self.deaf_at, self.context.progress.due_at()];
         times.into_iter().flatten().fold(self.pulse_at.min(self.loop_back_at), Instant::min)
     }
 

@@ -1,0 +1,101 @@
+//! What a lane holds, is offered and asks for.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::super::write::{Ticket, Write};
+use crate::event::{Event, EventId, KeyHash};
+use crate::outcome::Settlement;
+use crate::store::log::Logged;
+
+/// One delivery the lane holds.
+#[derive(Debug)]
+pub(super) struct Delivery {
+    pub(super) event: Arc<Event>,
+    /// The window of the log it was read in; `None` for a delivery from `outbox.open`, or once a row keeps it.
+    pub(super) window: Option<u64>,
+    pub(super) priority: i16,
+    pub(super) attempt: u32,
+    pub(super) failures: u32,
+    pub(super) has_row: bool,
+    /// Its key, if the lane keeps the order of keys.
+    pub(super) key: Option<KeyHash>,
+    /// A row that holds its key is being written.
+    pub(super) writes_row: bool,
+    /// Came from `outbox.open`.
+    pub(super) claimed: bool,
+    pub(super) expires_at: Option<Instant>,
+    pub(super) began: Option<Instant>,
+    /// Takes a slot: its attempt has begun and not ended.
+    pub(super) running: bool,
+    /// Its attempt begins when its row is written.
+    pub(super) begins_when_recorded: bool,
+}
+
+/// An attempt to start.
+#[derive(Debug)]
+pub struct Start {
+    pub ticket: Ticket,
+    pub event: Arc<Event>,
+    pub attempt: u32,
+    pub has_row: bool,
+    pub began: Instant,
+}
+
+/// How an attempt was settled, for whoever tells of it.
+#[derive(Debug)]
+pub struct EndedAttempt {
+    pub event: EventId,
+    pub attempt: u32,
+    /// `None`: nothing ran.
+    pub began: Option<Instant>,
+    pub settlement: Settlement,
+}
+
+/// What a lane wants done.
+#[derive(Debug)]
+pub enum Step {
+    Start(Start),
+    Write(Write),
+}
+
+impl Delivery {
+    /// Neither begun nor written.
+    pub(super) fn unbegun(event: Arc<Event>) -> Self {
+        Self {
+            event,
+            window: None,
+            priority: 0,
+            attempt: 0,
+            failures: 0,
+            has_row: false,
+            key: None,
+            writes_row: false,
+            claimed: false,
+            expires_at: None,
+            began: None,
+            running: false,
+            begins_when_recorded: false,
+        }
+    }
+
+    pub(super) fn start(&mut self, ticket: Ticket, began: Instant) -> Step {
+        self.began = Some(began);
+        let (event, attempt, has_row) = (Arc::clone(&self.event), self.attempt, self.has_row);
+        Step::Start(Start { ticket, event, attempt, has_row, began })
+    }
+}
+
+/// What a lane needs to know of a logged event beside the event.
+#[derive(Debug, Clone, Copy)]
+pub struct Offer {
+    pub priority: i16,
+    pub due_in: Option<Duration>,
+    pub expires_in: Option<Duration>,
+}
+
+impl From<&Logged> for Offer {
+    fn from(logged: &Logged) -> Self {
+        Self { priority: logged.priority, due_in: logged.due_in, expires_in: logged.expires_in }
+    }
+}

@@ -1,0 +1,120 @@
+//! What a lane takes from `outbox.open`: how many slots and when, and what becomes of what was claimed.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::Lane;
+use super::delivery::{Delivery, EndedAttempt, Step};
+use crate::event::KeyHash;
+use crate::outcome::{Failure, Outcome};
+use crate::store::settle::Claimed;
+
+/// Before a due delivery whose row somebody else has locked is looked at again.
+const LOCKED_PAUSE: Duration = Duration::from_millis(50);
+
+impl Lane {
+    /// Slots for deliveries that are due, at most so many: how many to claim now. The answer must come by [`Self::claimed`].
+    pub fn claim(&mut self, most: usize, now: Instant) -> usize {
+        if self.reserved > 0 || self.due_at.is_none_or(|at| at > now) {
+            return 0;
+        }
+        let free = self.config.concurrency.saturating_sub(self.running).min(most);
+        let share = if self.queue.is_empty() {
+            self.config.concurrency
+        } else if self.config.concurrency == 1 && self.due_had_last_turn {
+            0
+        } else {
+            // While first tries wait, a quarter of the slots, but never none, is for what is due.
+            (self.config.concurrency / 4).max(1)
+        };
+        let share = share.min(self.config.retry.concurrency.unwrap_or(usize::MAX));
+        let mut slots = free.min(share.saturating_sub(self.running_due));
+        if let Some(rate) = &mut self.rate {
+            slots = rate.take(slots, now);
+        }
+        if slots > 0 {
+            // What becomes due while the claim is under way must not be forgotten: the answer does not know it.
+            self.due_at = None;
+        }
+        self.reserved = slots;
+        slots
+    }
+
+    /// The answer to a claim: what has been started in the database, and when the next one is due. Returns the attempts that
+    /// ended by that: a wait for an answer that did not come.
+    pub fn claimed(
+        &mut self,
+        claimed: Vec<Claimed>,
+        due_in: Option<Duration>,
+        now: Instant,
+        random: f64,
+        steps: &mut Vec<Step>,
+    ) -> Vec<EndedAttempt> {
+        let unused = std::mem::take(&mut self.reserved).saturating_sub(claimed.len());
+        if let Some(rate) = &mut self.rate {
+            rate.give_back(unused);
+        }
+        if let Some(due_in) = due_in {
+            // One that is due and was not claimed although there was a slot is locked by somebody; no hurry then.
+            let locked = unused > 0 && due_in == Duration::ZERO;
+            self.due_within(if locked { LOCKED_PAUSE } else { due_in }, now);
+        }
+        let mut ended = Vec::new();
+        for claimed in claimed {
+            ended.extend(self.claimed_one(claimed, now, random, steps));
+        }
+        ended
+    }
+
+    fn claimed_one(
+        &mut self,
+        claimed: Claimed,
+        now: Instant,
+        random: f64,
+        steps: &mut Vec<Step>,
+    ) -> Option<EndedAttempt> {
+        let Claimed { event, attempt, failures, expires_in, unanswered, alone, .. } = claimed;
+        let key = self.keys.as_ref().and(event.key.as_deref()).map(KeyHash::of);
+        let ticket = self.insert(Delivery {
+            attempt,
+            failures,
+            has_row: true,
+            key,
+            claimed: true,
+            expires_at: expires_in.map(|left| now + left),
+            ..Delivery::unbegun(Arc::new(event))
+        });
+        let mut goes = true;
+        if let (Some(keys), Some(key)) = (&mut self.keys, key) {
+            let (now_it_is_its_turn, blocked) = keys.claimed(key, ticket, alone);
+            goes = now_it_is_its_turn;
+            for behind in blocked {
+                self.unbegun -= 1;
+                self.block(behind, now, steps);
+            }
+        }
+        if unanswered {
+            let failure = Failure::new("no answer came within the time");
+            return self.ended(ticket, Outcome::Retry { after: None, failure }, None, now, random, steps);
+        }
+        self.due_had_last_turn = true;
+        if goes {
+            self.begin(ticket, now, steps);
+        }
+        None
+    }
+
+    /// Something in `outbox.open` may have become due.
+    pub fn due_within(&mut self, due_in: Duration, now: Instant) {
+        let at = now + due_in;
+        self.due_at = Some(self.due_at.map_or(at, |known| known.min(at)));
+    }
+
+    /// When a claim may find something, as far as slots allow one. With none free, the end of an attempt is what to wait for.
+    pub(super) fn due_at(&self) -> Option<Instant> {
+        let share = self.config.retry.concurrency.unwrap_or(usize::MAX);
+        let has_slot = self.reserved == 0 && self.running < self.config.concurrency && self.running_due < share;
+        let at = self.due_at.filter(|_| has_slot)?;
+        Some(self.rate.as_ref().map_or(at, |rate| at.max(rate.next())))
+    }
+}

@@ -1,0 +1,74 @@
+//! What the order of keys means for deliveries: who begins next, and who gets a row. [`Keys`](super::keys::Keys) says it.
+
+use std::time::{Duration, Instant};
+
+use super::super::write::{Ended, Ticket};
+use super::keys::{Next, Waiting};
+use super::{Lane, Step};
+use crate::event::KeyHash;
+
+impl Lane {
+    /// A running attempt gets a row, and so do those behind it.
+    pub(super) fn record_one(&mut self, ticket: Ticket, now: Instant, steps: &mut Vec<Step>) {
+        steps.extend(self.write(ticket, Ended::StillRunning, now));
+        let key = self.current_key(ticket);
+        if let Some(delivery) = self.deliveries.get_mut(&ticket) {
+            delivery.has_row = true;
+            delivery.writes_row = key.is_some();
+        }
+        if let (Some(keys), Some(key)) = (&mut self.keys, key) {
+            for behind in keys.recorded(key) {
+                self.unbegun -= 1;
+                self.block(behind, now, steps);
+            }
+        }
+    }
+
+    /// The key of a delivery whose turn it is.
+    pub(super) fn current_key(&self, ticket: Ticket) -> Option<KeyHash> {
+        let key = self.deliveries.get(&ticket)?.key?;
+        self.keys.as_ref()?.is_current(key, ticket).then_some(key)
+    }
+
+    /// The key stays with a row: nobody behind it begins, and who has no row gets one.
+    pub(super) fn hold(&mut self, key: Option<KeyHash>, now: Instant, steps: &mut Vec<Step>) {
+        let (Some(keys), Some(key)) = (&mut self.keys, key) else { return };
+        for Waiting { ticket, has_row } in keys.held(key) {
+            if has_row {
+                steps.extend(self.write(ticket, Ended::PutBack, now));
+            } else {
+                self.unbegun -= 1;
+                self.block(ticket, now, steps);
+            }
+        }
+    }
+
+    /// The key is free for the next one.
+    pub(super) fn pass(&mut self, key: Option<KeyHash>, now: Instant, steps: &mut Vec<Step>) {
+        let (Some(keys), Some(key)) = (&mut self.keys, key) else { return };
+        let (next, blocked) = keys.passed(key);
+        for ticket in blocked {
+            self.unbegun -= 1;
+            self.block(ticket, now, steps);
+        }
+        match next {
+            Next::Goes(Waiting { ticket, has_row }) => {
+                self.unbegun -= usize::from(!has_row);
+                let priority = self.deliveries.get(&ticket).map_or(0, |delivery| delivery.priority);
+                self.enqueue(ticket, priority);
+            }
+            Next::IsClaimed => self.due_within(Duration::ZERO, now),
+            Next::Nobody => {}
+        }
+    }
+
+    /// Written down behind the others of its key.
+    pub(super) fn block(&mut self, ticket: Ticket, now: Instant, steps: &mut Vec<Step>) {
+        if let Some(delivery) = self.deliveries.get_mut(&ticket) {
+            delivery.writes_row = true;
+        }
+        steps.extend(self.write(ticket, Ended::Blocked, now));
+        // If nobody is before it any more, it is due as soon as it is written.
+        self.due_within(Duration::ZERO, now);
+    }
+}

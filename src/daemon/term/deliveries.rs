@@ -1,0 +1,183 @@
+//! Attempts that begin and end, and what is claimed, cancelled and written.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::super::lane::{EndedAttempt, Start, Step};
+use super::super::settle::Request;
+use super::super::write::{Fate, LaneId, Ticket};
+use super::gate::verdict;
+use super::{PULSE_EVERY, Term};
+use crate::event::{Attempt, EventId};
+use crate::observe::Observation;
+use crate::outcome::{Outcome, Settlement};
+use crate::store::settle::{Claim, Claimed, Standing};
+
+impl Term<'_> {
+    pub(super) fn take(&mut self, steps: Vec<Step>) {
+        for step in steps {
+            match step {
+                Step::Start(start) => self.start_attempt(start),
+                Step::Write(write) => self.request(Request::Write(write)),
+            }
+        }
+    }
+
+    fn start_attempt(&mut self, start: Start) {
+        let Some(slot) = self.slots.get(&start.ticket.lane) else { return };
+        let attempt = Attempt {
+            event: start.event,
+            handler: Arc::clone(&slot.spec.name),
+            number: start.attempt,
+            has_row: start.has_row,
+            installation: self.installation,
+        };
+        self.runner.start(start.ticket, Arc::clone(&slot.spec.handler), attempt, slot.lane.config().timeout);
+        self.counts(start.ticket.lane, start.began);
+    }
+
+    pub(super) fn ended(&mut self, ticket: Ticket, outcome: Outcome, now: Instant) {
+        let Some(slot) = self.slots.get_mut(&ticket.lane) else { return };
+        let verdict = verdict(&outcome);
+        let spares = slot.gate.spares();
+        let mut steps = Vec::new();
+        let ended = slot.lane.ended(ticket, outcome, spares, now, fastrand::f64(), &mut steps);
+        if let Some(ended) = ended {
+            let error = match &ended.settlement {
+                Settlement::Retry { failure, .. } | Settlement::Dead { failure } | Settlement::Pause { failure } => {
+                    failure.error.clone()
+                }
+                _ => String::new(),
+            };
+            if let Some(began) = ended.began {
+                self.judge(ticket.lane, began, verdict, &error, now);
+            }
+            if matches!(ended.settlement, Settlement::Pause { .. }) {
+                self.pause(ticket.lane, error);
+            }
+            self.tell_ended(ticket.lane, ended, now);
+        }
+        self.take(steps);
+    }
+
+    fn tell_ended(&self, id: LaneId, ended: EndedAttempt, now: Instant) {
+        let Some(slot) = self.slots.get(&id) else { return };
+        let EndedAttempt { event, attempt, began, settlement } = ended;
+        let handler = Arc::clone(&slot.spec.name);
+        let ran = began.map_or(Duration::ZERO, |began| now - began);
+        self.context.observer.tell(&match settlement {
+            Settlement::Done { .. } | Settlement::Committed => Observation::Done { event, handler, attempt, ran },
+            Settlement::Retry { after, failure, .. } => {
+                Observation::Retrying { event, handler, attempt, after, error: failure.error }
+            }
+            Settlement::Snooze { after } => Observation::Snoozed { event, handler, attempt, after },
+            Settlement::Wait { timeout } => Observation::Waiting { event, handler, attempt, timeout },
+            Settlement::Pause { failure } => {
+                Observation::Retrying { event, handler, attempt, after: Duration::ZERO, error: failure.error }
+            }
+            Settlement::Lost => Observation::Refused { event, handler, attempt },
+            Settlement::Dead { failure } => Observation::Dead { event, handler, attempt, error: failure.error },
+        });
+    }
+
+    pub(super) fn written(&mut self, written: Vec<(Ticket, Fate)>, now: Instant) {
+        self.dirty = true;
+        let mut steps = Vec::new();
+        for (ticket, fate) in written {
+            if let Some(slot) = self.slots.get_mut(&ticket.lane) {
+                slot.lane.written(ticket, fate, now, &mut steps);
+            }
+        }
+        self.take(steps);
+    }
+
+    /// Begins what may begin.
+    pub(super) fn start(&mut self, now: Instant) {
+        let ids: Vec<LaneId> = self.slots.keys().copied().collect();
+        for id in ids {
+            let room = self.room(id, now);
+            let Some(slot) = self.slots.get_mut(&id) else { continue };
+            let mut steps = Vec::new();
+            slot.lane.start(room, now, &mut steps);
+            slot.lane.record(now, &mut steps);
+            self.take(steps);
+        }
+    }
+
+    /// Asks for what is due, one claim at a time; the leader's session is heard from even when nothing is.
+    pub(super) fn claim(&mut self, now: Instant, pulse: bool) {
+        if self.claiming || self.stopping {
+            return;
+        }
+        // What has been done by hand comes with every claim, so a bell asks for all handlers.
+        let all = pulse || std::mem::take(&mut self.look);
+        let ids: Vec<LaneId> = self.slots.keys().copied().collect();
+        let mut want = Vec::new();
+        for id in ids {
+            let room = self.room(id, now);
+            let Some(slot) = self.slots.get_mut(&id).filter(|slot| !slot.leaving) else { continue };
+            let slots = slot.lane.claim(room, now);
+            if slots > 0 || all {
+                slot.gate.asks();
+                want.push((Arc::clone(&slot.spec.name), slots));
+            }
+        }
+        if !want.is_empty() || pulse {
+            self.claiming = true;
+            self.pulse_at = now + PULSE_EVERY;
+            self.request(Request::Claim(want));
+        }
+    }
+
+    pub(super) fn claimed(&mut self, claim: Claim, now: Instant) {
+        self.claiming = false;
+        let mut by_handler: HashMap<String, Vec<Claimed>> = HashMap::new();
+        for claimed in claim.claimed {
+            by_handler.entry(claimed.handler.clone()).or_default().push(claimed);
+        }
+        for Standing { handler, due_in, pause } in claim.standings {
+            // A handler that is leaving runs what was claimed for it: the attempt has been counted.
+            let named = |(_, slot): &(&LaneId, &mut super::Slot)| *slot.spec.name == *handler;
+            let Some((&id, slot)) = self.slots.iter_mut().find(named) else { continue };
+            let claimed = by_handler.remove(&handler).unwrap_or_default();
+            let mut steps = Vec::new();
+            let ended = slot.lane.claimed(claimed, due_in, now, fastrand::f64(), &mut steps);
+            if slot.leaving || self.stopping {
+                // What cannot begin at once does not begin any more.
+                slot.lane.drop_queue(now, &mut steps);
+            }
+            self.heard_pause(id, pause, now);
+            for ended in ended {
+                self.tell_ended(id, ended, now);
+            }
+            self.take(steps);
+        }
+        for (event, handler) in claim.cancelled {
+            self.cancel(event, &handler, now);
+        }
+    }
+
+    /// A delivery was cancelled by hand: an attempt that runs ends now.
+    fn cancel(&mut self, event: EventId, handler: &str, now: Instant) {
+        let named = |(_, slot): &(&LaneId, &mut super::Slot)| *slot.spec.name == *handler;
+        let Some((&id, slot)) = self.slots.iter_mut().find(named) else { return };
+        let mut steps = Vec::new();
+        let running = slot.lane.cancel(event, now, &mut steps);
+        let handler = Arc::clone(&slot.spec.name);
+        for (ticket, began) in running {
+            self.runner.cancel(&ticket);
+            if let Some(began) = began {
+                self.withdrawn(id, began);
+            }
+            self.context.observer.tell(&Observation::Cancelled { event, handler: Arc::clone(&handler) });
+        }
+        self.take(steps);
+    }
+
+    pub(super) fn all_may_be_due(&mut self, now: Instant) {
+        for slot in self.slots.values_mut() {
+            slot.lane.due_within(Duration::ZERO, now);
+        }
+    }
+}
