@@ -140,7 +140,8 @@ async fn a_redriven_one_goes_first_but_not_beside_another_one() {
     run(&session, "SELECT outbox.cancel(4, 'skip')").await;
     assert_eq!(rows(&session, "skip").await, "1 blocked, 2 blocked, 3 running");
     for expected in ["1 turn, 2 blocked", "2 turn", ""] {
-        run(&session, "DELETE FROM outbox.open WHERE handler = 'skip' AND (state = 'running' OR due_at IS NOT NULL)").await;
+        run(&session, "DELETE FROM outbox.open WHERE handler = 'skip' AND (state = 'running' OR due_at IS NOT NULL)")
+            .await;
         assert_eq!(rows(&session, "skip").await, expected);
     }
 
@@ -225,15 +226,15 @@ fn step(rng: &mut Rng, stress: &Stress) -> String {
         )
     };
     let begins = "state = 'running', attempt = attempt + 1, due_at = NULL, started_at = now()";
-    match rng.u8(..16) {
-        0..5 => opening(handler, stress.next.fetch_add(1, Ordering::Relaxed), key, "blocked"),
-        5..8 => update(begins, "due_at IS NOT NULL"),
-        8 | 9 => format!("DELETE FROM outbox.open WHERE state = 'running' AND handler = '{handler}' AND key = '{key}'"),
-        10 => update("state = 'retrying', due_at = now(), started_at = NULL", "state = 'running'"),
-        11 => update("state = 'dead', due_at = NULL, started_at = NULL", "state = 'running'"),
-        12 => format!("SELECT outbox.discard({}, '{handler}', 'x')", pick("state = 'dead'")),
-        13 => format!("SELECT outbox.retry({}, '{handler}')", pick("state = 'dead'")),
-        14 => format!("SELECT outbox.cancel({}, '{handler}')", pick("true")),
+    match rng.u8(..18) {
+        0..4 => opening(handler, stress.next.fetch_add(1, Ordering::Relaxed), key, "blocked"),
+        4..8 => update(begins, "due_at IS NOT NULL"),
+        8..12 => format!("DELETE FROM outbox.open WHERE state = 'running' AND handler = '{handler}' AND key = '{key}'"),
+        12 => update("state = 'retrying', due_at = now(), started_at = NULL", "state = 'running'"),
+        13 => update("state = 'dead', due_at = NULL, started_at = NULL", "state = 'running'"),
+        14 => format!("SELECT outbox.discard({}, '{handler}', 'x')", pick("state = 'dead'")),
+        15 => format!("SELECT outbox.retry({}, '{handler}')", pick("state = 'dead'")),
+        16 => format!("SELECT outbox.cancel({}, '{handler}')", pick("true")),
         _ if rng.u8(..4) == 0 => "SELECT outbox.discard('x')".to_owned(),
         _ => format!("SELECT outbox.redrive('{handler}')"),
     }
@@ -252,10 +253,12 @@ async fn transactions(session: &Session, rng: &mut Rng, stress: &Stress, count: 
     for _ in 0..count {
         let steps: Vec<String> = (0..rng.usize(1..=3)).map(|_| step(rng, stress)).collect();
         let end = if rng.u8(..10) == 0 { "ROLLBACK" } else { "COMMIT" };
-        let result = session.client.batch_execute(&format!("BEGIN; {}; {end}", steps.join("; "))).await;
+        // A transaction takes a while, so that many overlap.
+        let steps = steps.join("; SELECT pg_sleep(random() * 0.004); ");
+        let result = session.client.batch_execute(&format!("BEGIN; {steps}; {end}")).await;
         stress.done.fetch_add(1, Ordering::Relaxed);
         if let Err(error) = result {
-            assert_eq!(error.code(), Some(&SqlState::T_R_DEADLOCK_DETECTED), "{steps:?}: {error:?}");
+            assert_eq!(error.code(), Some(&SqlState::T_R_DEADLOCK_DETECTED), "{steps}: {error:?}");
             stress.deadlocks.fetch_add(1, Ordering::Relaxed);
             run(session, "ROLLBACK").await;
         }
@@ -311,7 +314,8 @@ async fn no_key_is_stuck_and_no_two_of_a_key_go_on_whatever_many_sessions_do() {
     assert!(looks > 0 && deadlocks * 4 < done, "{deadlocks} of {done} transactions were ended by deadlocks");
 
     // What is left goes on to its end, one of each key at a time.
-    let mut left: BTreeSet<String> = texts(&session, "SELECT handler || event_id FROM outbox.open").await.into_iter().collect();
+    let mut left: BTreeSet<String> =
+        texts(&session, "SELECT handler || event_id FROM outbox.open").await.into_iter().collect();
     while !left.is_empty() {
         run(
             &session,
@@ -319,7 +323,8 @@ async fn no_key_is_stuck_and_no_two_of_a_key_go_on_whatever_many_sessions_do() {
              DELETE FROM outbox.open WHERE state IN ('running', 'retrying') OR due_at IS NOT NULL",
         )
         .await;
-        let rest: BTreeSet<String> = texts(&session, "SELECT handler || event_id FROM outbox.open").await.into_iter().collect();
+        let rest: BTreeSet<String> =
+            texts(&session, "SELECT handler || event_id FROM outbox.open").await.into_iter().collect();
         assert!(rest.len() < left.len(), "stuck: {rest:?}; the seed is {seed}");
         left = rest;
     }

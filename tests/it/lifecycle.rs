@@ -63,7 +63,8 @@ async fn delivery(session: &Session, state: &str) -> i64 {
     };
     if state.starts_with("blocked, NULL") {
         let before = publish(session, "lifecycle.before").await;
-        let before = copy(before, "'running', NULL, 1, 0, now(), NULL").replace(&format!("'k{before}'"), &format!("'k{id}'"));
+        let before =
+            copy(before, "'running', NULL, 1, 0, now(), NULL").replace(&format!("'k{before}'"), &format!("'k{id}'"));
         session.client.batch_execute(&before).await.unwrap();
     }
     session.client.batch_execute(&row).await.unwrap();
