@@ -9,6 +9,33 @@ AS $$
     SELECT CASE state WHEN 'scheduled' THEN attempt > 0 WHEN 'dead' THEN ordered = 'block' ELSE true END
 $$;
 
+-- Whether a row that holds its key has its turn: it is not one of those that wait for theirs.
+CREATE FUNCTION outbox.has_turn(state text, attempt integer, due_at timestamptz, ordered text) RETURNS boolean
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+AS $$
+    SELECT CASE state WHEN 'blocked' THEN due_at IS NOT NULL WHEN 'scheduled' THEN attempt > 0 WHEN 'dead' THEN ordered = 'block'
+                      ELSE true END
+$$;
+
+-- How a handler orders the deliveries of a key; null when it does not. What follows from it is decided by looking again after every
+-- wait for somebody else's transaction, which only READ COMMITTED does.
+CREATE FUNCTION outbox.key_order(handler text) RETURNS text
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    policy text := (SELECT h.ordered FROM outbox.handler h WHERE h.name = key_order.handler);
+BEGIN
+    IF policy IS NOT NULL AND current_setting('transaction_isolation') IN ('repeatable read', 'serializable') THEN
+        RAISE feature_not_supported USING
+            MESSAGE = format('deliveries of %s, which keeps the order of keys, cannot be changed in a transaction that is %s',
+                             key_order.handler, current_setting('transaction_isolation')),
+            HINT = 'Use READ COMMITTED.';
+    END IF;
+    RETURN policy;
+END
+$$;
+
 -- A row that is to be blocked, and a dead one that is to run again, look whether somebody of their key is before them. Nobody
 -- is: it may go on at once. The row before it stays locked until the commit, so that its end cannot pass unseen.
 CREATE FUNCTION outbox.take_turn() RETURNS trigger
@@ -16,7 +43,7 @@ LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    policy text := (SELECT h.ordered FROM outbox.handler h WHERE h.name = NEW.handler);
+    policy  text := outbox.key_order(NEW.handler);
     revived boolean := TG_OP = 'UPDATE' AND NEW.state <> 'blocked';
 BEGIN
     IF policy IS NULL THEN
@@ -27,20 +54,22 @@ BEGIN
         PERFORM FROM outbox.open o
         WHERE o.handler = NEW.handler AND o.key = NEW.key AND o.event_id <> NEW.event_id
           AND outbox.holds_key(o.state, o.attempt, policy)
-          -- Those that wait behind a dead one do not keep it from running again.
-          AND NOT (revived AND o.state = 'blocked' AND o.due_at IS NULL AND o.n > NEW.n)
+          -- Those behind a dead one that wait for their turn, or are dead themselves, do not keep it from running again.
+          AND NOT (revived AND o.n > NEW.n AND (o.state = 'dead' OR o.state = 'blocked' AND o.due_at IS NULL))
         ORDER BY o.n DESC LIMIT 1 FOR SHARE;
         IF FOUND THEN
             NEW.state := 'blocked';
             NEW.due_at := NULL;
             RETURN NEW;
         END IF;
+        -- Nobody is there who could be locked. Two that find nobody take turns, and the second one looks again.
+        PERFORM pg_advisory_xact_lock(hashtextextended('outbox.take_turn ' || NEW.handler, 0));
         -- Locking drops a row that ended meanwhile; then there may be another one.
         IF NOT EXISTS (
             SELECT FROM outbox.open o
             WHERE o.handler = NEW.handler AND o.key = NEW.key AND o.event_id <> NEW.event_id
               AND outbox.holds_key(o.state, o.attempt, policy)
-              AND NOT (revived AND o.state = 'blocked' AND o.due_at IS NULL AND o.n > NEW.n)
+              AND NOT (revived AND o.n > NEW.n AND (o.state = 'dead' OR o.state = 'blocked' AND o.due_at IS NULL))
         ) THEN
             NEW.due_at := coalesce(NEW.due_at, clock_timestamp());
             RETURN NEW;
@@ -57,33 +86,33 @@ CREATE TRIGGER take_turn_update BEFORE UPDATE OF state ON outbox.open FOR EACH R
                                    OR (OLD.state = 'dead' AND NEW.state IN ('retrying', 'scheduled'))))
     EXECUTE FUNCTION outbox.take_turn();
 
--- A row that held its key and does so no more lets the next one go on.
+-- A row that had its turn and holds its key no more lets the next one go on, unless another one has its turn.
 CREATE FUNCTION outbox.pass_turn() RETURNS trigger
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    policy text := (SELECT h.ordered FROM outbox.handler h WHERE h.name = OLD.handler);
-    next   record;
+    policy text := outbox.key_order(OLD.handler);
+    next   bigint;
 BEGIN
-    IF policy IS NULL OR (TG_OP = 'UPDATE' AND policy = 'block') THEN
+    IF policy IS NULL OR NOT outbox.has_turn(OLD.state, OLD.attempt, OLD.due_at, policy)
+       OR (TG_OP = 'UPDATE' AND policy = 'block') THEN
         RETURN NULL;
     END IF;
     LOOP
-        SELECT o.event_id, o.state, o.due_at INTO next FROM outbox.open o
-        WHERE o.handler = OLD.handler AND o.key = OLD.key AND outbox.holds_key(o.state, o.attempt, policy)
+        -- It passes the turn on itself. Locked, so that its end cannot pass unseen.
+        PERFORM FROM outbox.open o
+        WHERE o.handler = OLD.handler AND o.key = OLD.key AND outbox.has_turn(o.state, o.attempt, o.due_at, policy)
+        LIMIT 1 FOR SHARE;
+        EXIT WHEN FOUND;
+        SELECT o.event_id INTO next FROM outbox.open o
+        WHERE o.handler = OLD.handler AND o.key = OLD.key AND o.state = 'blocked'
         ORDER BY o.n LIMIT 1 FOR UPDATE;
-        IF FOUND THEN
-            IF next.state = 'blocked' AND next.due_at IS NULL THEN
-                UPDATE outbox.open o SET due_at = clock_timestamp(), updated_at = clock_timestamp()
-                WHERE o.event_id = next.event_id AND o.handler = OLD.handler;
-            END IF;
-            RETURN NULL;
-        END IF;
-        EXIT WHEN NOT EXISTS (
-            SELECT FROM outbox.open o
-            WHERE o.handler = OLD.handler AND o.key = OLD.key AND outbox.holds_key(o.state, o.attempt, policy)
-        );
+        EXIT WHEN NOT FOUND;
+        -- Nothing, if somebody else has given it the turn while its lock was waited for.
+        UPDATE outbox.open o SET due_at = clock_timestamp(), updated_at = clock_timestamp()
+        WHERE o.event_id = next AND o.handler = OLD.handler AND o.state = 'blocked' AND o.due_at IS NULL;
+        EXIT WHEN FOUND;
     END LOOP;
     RETURN NULL;
 END
@@ -96,21 +125,52 @@ CREATE TRIGGER pass_turn_dead AFTER UPDATE OF state ON outbox.open FOR EACH ROW
     WHEN (NEW.key IS NOT NULL AND NEW.state = 'dead' AND OLD.state <> 'dead')
     EXECUTE FUNCTION outbox.pass_turn();
 
--- A dead delivery becomes an event of its own, if its handler names a topic for that. The death of such an event does not.
-CREATE FUNCTION outbox.tell_dead() RETURNS trigger
+-- A handler that keeps the order no more, or lets a dead one be passed from now on: those that nobody holds up any more go on.
+CREATE FUNCTION outbox.change_key_order() RETURNS trigger
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
+    UPDATE outbox.open o SET due_at = clock_timestamp(), updated_at = clock_timestamp()
+    WHERE o.handler = NEW.name AND o.state = 'blocked' AND o.due_at IS NULL
+      AND (NEW.ordered IS NULL OR NOT EXISTS (
+          SELECT FROM outbox.open x
+          WHERE x.handler = o.handler AND x.key = o.key
+            AND (outbox.has_turn(x.state, x.attempt, x.due_at, NEW.ordered) OR x.state = 'blocked' AND x.n < o.n)
+      ));
+    RETURN NULL;
+END
+$$;
+
+CREATE TRIGGER change_key_order AFTER UPDATE OF ordered ON outbox.handler FOR EACH ROW
+    WHEN (OLD.ordered IS DISTINCT FROM NEW.ordered)
+    EXECUTE FUNCTION outbox.change_key_order();
+
+-- A dead delivery becomes an event of its own, if its handler names a topic for that. The death of such an event does not. An
+-- event has no room for a payload of 16 MiB and what is said about it: then the payload is null, and stands in outbox.open.
+CREATE FUNCTION outbox.tell_dead() RETURNS trigger
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    on_dead text := (SELECT h.on_dead FROM outbox.handler h WHERE h.name = NEW.handler);
+    about   jsonb;
+    told    jsonb;
+BEGIN
+    IF on_dead IS NULL OR NEW.headers ? 'outbox-dead-of' THEN
+        RETURN NULL;
+    END IF;
+    about := jsonb_build_object('event_id', NEW.event_id, 'handler', NEW.handler, 'topic', NEW.topic, 'key', NEW.key,
+                                'attempts', NEW.attempt, 'error', NEW.last_error, 'payload', NULL);
+    BEGIN
+        told := jsonb_set(about, '{payload}', NEW.payload);
+    EXCEPTION WHEN program_limit_exceeded THEN
+        -- It came into the log compressed, and is larger than any jsonb around it could be.
+        told := about;
+    END;
     INSERT INTO outbox.event (topic, key, payload, headers)
-    SELECT h.on_dead, NEW.key,
-           jsonb_build_object('event_id', NEW.event_id, 'handler', NEW.handler, 'topic', NEW.topic, 'key', NEW.key,
-                              'attempts', NEW.attempt, 'error', NEW.last_error,
-                              -- The copy must fit into an event, too.
-                              'payload', CASE WHEN pg_column_size(NEW.payload) < 15728640 THEN NEW.payload END),
-           jsonb_strip_nulls(jsonb_build_object('outbox-dead-of', NEW.event_id::text, 'traceparent', NEW.headers->'traceparent'))
-    FROM outbox.handler h
-    WHERE h.name = NEW.handler AND h.on_dead IS NOT NULL AND NOT NEW.headers ? 'outbox-dead-of';
+    VALUES (on_dead, NEW.key, CASE WHEN pg_column_size(told) <= 16777216 THEN told ELSE about END,
+            jsonb_strip_nulls(jsonb_build_object('outbox-dead-of', NEW.event_id::text, 'traceparent', NEW.headers->'traceparent')));
     RETURN NULL;
 END
 $$;
@@ -173,10 +233,11 @@ AS $$
 DECLARE
     attempts integer := 0;
     began    timestamptz;
+    error    text;
 BEGIN
     DELETE FROM outbox.open AS o
     WHERE o.event_id = cancel.event_id AND o.handler = cancel.handler AND o.state <> 'dead'
-    RETURNING o.attempt, o.started_at INTO attempts, began;
+    RETURNING o.attempt, o.started_at, o.last_error INTO attempts, began, error;
     IF NOT FOUND AND (
         EXISTS (SELECT FROM outbox.open o WHERE o.event_id = cancel.event_id AND o.handler = cancel.handler)
         OR NOT EXISTS (
@@ -187,7 +248,7 @@ BEGIN
     END IF;
     INSERT INTO outbox.done (event_id, handler, outcome, attempt, started_at, finished_at, result)
     VALUES (cancel.event_id, cancel.handler, 'cancelled', coalesce(attempts, 0), began, clock_timestamp(),
-            jsonb_strip_nulls(jsonb_build_object('reason', left(cancel.reason, 4096), 'by', session_user)))
+            jsonb_strip_nulls(jsonb_build_object('reason', left(cancel.reason, 4096), 'by', session_user, 'error', left(error, 4096))))
     ON CONFLICT DO NOTHING;
     IF NOT FOUND THEN
         RETURN false;
@@ -237,7 +298,9 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 #variable_conflict use_column
 DECLARE
-    redriven bigint;
+    redriven bigint := 0;
+    began    timestamptz := clock_timestamp();
+    dead     record;
 BEGIN
     IF redrive.per_second <= 0 OR redrive.per_second > 1e6 THEN
         RAISE invalid_parameter_value USING
@@ -246,16 +309,20 @@ BEGIN
     IF redrive.dry_run THEN
         RETURN (SELECT count(*) FROM outbox.dead_letters(redrive.handler, redrive.topic, redrive.since, redrive.until, redrive.error));
     END IF;
-    WITH dead AS (
-        SELECT d.event_id, d.handler, row_number() OVER (ORDER BY d.n) - 1 AS place
+    -- One after the other, the longest dead first: the first of a key goes first.
+    FOR dead IN
+        SELECT d.event_id, d.handler
         FROM outbox.dead_letters(redrive.handler, redrive.topic, redrive.since, redrive.until, redrive.error) d
-    )
-    UPDATE outbox.open AS o SET
-        state = 'retrying', failures = 0, updated_at = clock_timestamp(),
-        due_at = clock_timestamp() + coalesce(d.place / redrive.per_second, 0) * interval '1 second'
-    FROM dead d
-    WHERE o.event_id = d.event_id AND o.handler = d.handler AND o.state = 'dead';
-    GET DIAGNOSTICS redriven = ROW_COUNT;
+        ORDER BY d.n
+    LOOP
+        UPDATE outbox.open AS o SET
+            state = 'retrying', failures = 0, updated_at = clock_timestamp(),
+            due_at = began + coalesce(redriven / redrive.per_second, 0) * interval '1 second'
+        WHERE o.event_id = dead.event_id AND o.handler = dead.handler AND o.state = 'dead';
+        IF FOUND THEN
+            redriven := redriven + 1;
+        END IF;
+    END LOOP;
     PERFORM pg_notify('outbox', '');
     RETURN redriven;
 END
@@ -390,22 +457,39 @@ BEGIN
 END
 $$;
 
--- Fails a delivery that waits for an answer: it runs again now, or is dead if that was its last failure. Returns whether there
--- was one.
+-- The pause after so many failures by a handler's settings: at random up to a ceiling, as after any other failure
+-- (RetryPolicy::pause is its twin).
+CREATE FUNCTION outbox.retry_pause(retry jsonb, failures integer) RETURNS interval
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT coalesce(random() * least(
+        (retry->>'max_seconds')::double precision,
+        CASE WHEN jsonb_typeof(retry->'backoff') = 'array' THEN coalesce((retry->'backoff'->>least(failures, jsonb_array_length(retry->'backoff')) - 1)::double precision, 0)
+             ELSE (retry->>'base_seconds')::double precision * CASE retry->>'backoff'
+                 WHEN 'fixed' THEN 1 WHEN 'linear' THEN failures ELSE 2 ^ least(failures - 1, 63)::double precision END
+        END
+    ), 0) * interval '1 second'
+$$;
+
+-- Fails a delivery that waits for an answer: it runs again after the pause of its handler's retries, or is dead if that was its
+-- last failure. Returns whether there was one.
 CREATE FUNCTION outbox.fail(event_id bigint, handler text, error text) RETURNS boolean
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
 #variable_conflict use_column
+DECLARE
+    retry jsonb := (SELECT h.settings->'retry' FROM outbox.handler h WHERE h.name = fail.handler);
+    most  integer := (retry->>'max_attempts')::integer;
 BEGIN
     UPDATE outbox.open AS o SET
-        state      = CASE WHEN o.failures + 1 >= (h.settings->'retry'->>'max_attempts')::integer THEN 'dead' ELSE 'retrying' END,
-        due_at     = CASE WHEN o.failures + 1 >= (h.settings->'retry'->>'max_attempts')::integer THEN NULL ELSE clock_timestamp() END,
+        state      = CASE WHEN o.failures + 1 >= most THEN 'dead' ELSE 'retrying' END,
+        due_at     = CASE WHEN o.failures + 1 >= most THEN NULL ELSE clock_timestamp() + outbox.retry_pause(retry, o.failures + 1) END,
         failures   = o.failures + 1,
-        last_error = left(coalesce(fail.error, 'failed by outbox.fail'), 4096),
+        last_error = left(coalesce(nullif(fail.error, ''), 'failed by outbox.fail'), 4096),
         updated_at = clock_timestamp()
-    FROM outbox.handler h
-    WHERE o.event_id = fail.event_id AND o.handler = fail.handler AND o.state = 'waiting' AND h.name = o.handler;
+    WHERE o.event_id = fail.event_id AND o.handler = fail.handler AND o.state = 'waiting';
     IF NOT FOUND THEN
         RETURN false;
     END IF;
