@@ -51,6 +51,6 @@ pub use daemon::{Daemon, DaemonBuilder};
 pub use event::{Attempt, Event, EventId};
 pub use handler::native::IntoOutcome;
 pub use observe::{Observation, Observer};
-pub use outcome::{Failure, Outcome, RetryPolicy};
+pub use outcome::{Failure, Fault, Outcome, RetryPolicy};
 /// Stops a daemon: cancel it, and [`Daemon::run`] drains and returns.
 pub use tokio_util::sync::CancellationToken;

@@ -1,8 +1,8 @@
 //! What a handler may answer: a JSON object such as `{"outcome": "retry", "after": "5m", "error": "warming up"}`, the
 //! body of an HTTP response or the stdout of a command.
 //!
-//! The keys are `outcome` (`"done"`, `"retry"`, `"snooze"` or `"dead"`), `result` (with done), `after` (with retry and
-//! snooze) and `error` (with retry and dead). A key that is `null` counts as left out.
+//! The keys are `outcome` (`"done"`, `"retry"`, `"snooze"`, `"wait"` or `"dead"`), `result` (with done), `after` (with
+//! retry and snooze), `timeout` (with wait) and `error` (with retry and dead). A key that is `null` counts as left out.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -15,6 +15,12 @@ use crate::outcome::{Failure, Outcome, RESULT_BYTES_MAX};
 
 /// The longest answer that is understood, in bytes.
 pub const BYTES_MAX: usize = 65_536;
+
+/// How long a delivery waits for its callback if the handler does not say.
+pub const WAIT_DEFAULT: Duration = Duration::from_hours(24);
+
+/// What a number of seconds or a duration must look like.
+pub(super) const DURATION_RULE: &str = "a number of seconds, at least 0, or a duration such as \"90s\" or \"1h 30m\"";
 
 /// The longest part of an answer that an error repeats, in characters.
 const QUOTE_CHARS_MAX: usize = 100;
@@ -81,19 +87,23 @@ fn read(mut fields: Fields<'_>) -> Result<Outcome, String> {
         }
         "retry" => {
             only(&fields, &name, &["after", "error"])?;
-            Ok(Outcome::Retry { after: after(&fields)?, failure: failure(&fields, &name)? })
+            Ok(Outcome::Retry { after: duration(&fields, "after")?, failure: failure(&fields, &name)? })
         }
         "snooze" => {
             only(&fields, &name, &["after"])?;
-            let after = after(&fields)?.ok_or("the answer's outcome is \"snooze\"; it needs \"after\"")?;
+            let after = duration(&fields, "after")?.ok_or("the answer's outcome is \"snooze\"; it needs \"after\"")?;
             Ok(Outcome::Snooze { after })
+        }
+        "wait" => {
+            only(&fields, &name, &["timeout"])?;
+            Ok(Outcome::Wait { timeout: duration(&fields, "timeout")?.unwrap_or(WAIT_DEFAULT) })
         }
         "dead" => {
             only(&fields, &name, &["error"])?;
             Ok(Outcome::Dead { failure: failure(&fields, &name)? })
         }
         _ => Err(format!(
-            "the answer's \"outcome\" is {}; it must be \"done\", \"retry\", \"snooze\" or \"dead\"",
+            "the answer's \"outcome\" is {}; it must be \"done\", \"retry\", \"snooze\", \"wait\" or \"dead\"",
             quote(&outcome)
         )),
     }
@@ -127,24 +137,20 @@ fn failure(fields: &Fields<'_>, outcome: &str) -> Result<Failure, String> {
         .map_err(|_| format!("the answer's \"error\" is {}; it must be a text", quote(raw.get())))
 }
 
-fn after(fields: &Fields<'_>) -> Result<Option<Duration>, String> {
-    let Some(raw) = fields.get("after") else { return Ok(None) };
-    let after = match serde_json::from_str(raw.get()) {
+fn duration(fields: &Fields<'_>, name: &str) -> Result<Option<Duration>, String> {
+    let Some(raw) = fields.get(name) else { return Ok(None) };
+    let duration = match serde_json::from_str(raw.get()) {
         Ok(Value::Number(seconds)) => seconds.as_f64().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()),
         Ok(Value::String(text)) => duration::parse(&text).ok(),
         _ => None,
     };
-    after.map(Some).ok_or_else(|| {
-        format!(
-            "the answer's \"after\" is {}; it must be a number of seconds, at least 0, or a duration such as \"90s\" or \
-             \"1h 30m\"",
-            quote(raw.get())
-        )
-    })
+    duration
+        .map(Some)
+        .ok_or_else(|| format!("the answer's \"{name}\" is {}; it must be {DURATION_RULE}", quote(raw.get())))
 }
 
 /// The beginning of `text`, short enough that an error also has room for the rule.
-fn quote(text: &str) -> String {
+pub(super) fn quote(text: &str) -> String {
     match text.char_indices().nth(QUOTE_CHARS_MAX) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text.to_owned(),
@@ -160,6 +166,7 @@ pub(super) fn with_response(outcome: Outcome, response: &str) -> Outcome {
     match outcome {
         Outcome::Retry { after, failure } => Outcome::Retry { after, failure: add(failure) },
         Outcome::Dead { failure } => Outcome::Dead { failure: add(failure) },
+        Outcome::Gone { failure } => Outcome::Gone { failure: add(failure) },
         other => other,
     }
 }

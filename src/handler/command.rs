@@ -2,6 +2,7 @@
 //!
 //! The process leads a group of its own, and the whole group ends with the attempt, however the attempt ends.
 
+use std::io::ErrorKind;
 use std::pin::pin;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
@@ -16,7 +17,7 @@ use super::answer::{self, with_response};
 use super::{Handler, OutcomeFuture};
 use crate::config::CommandConfig;
 use crate::event::Attempt;
-use crate::outcome::{Failure, Outcome, TEXT_BYTES_MAX};
+use crate::outcome::{Failure, Fault, Outcome, TEXT_BYTES_MAX};
 
 /// `EX_DATAERR` of `sysexits.h`: the event will never be accepted. Every other failure may pass, `EX_TEMPFAIL` (75) and
 /// codes nobody thought about alike.
@@ -60,8 +61,7 @@ impl CommandHandler {
             .kill_on_drop(true);
         let mut child = match command.spawn() {
             Ok(child) => child,
-            // The mistake of a deployment, which the next one repairs: the event must survive it.
-            Err(error) => return retry(format!("cannot run {program:?}: {error}")),
+            Err(error) => return cannot_run(program, &error),
         };
         match supervise(&mut child, &attempt.event.payload).await {
             Ok((status, output)) => judge(status, &output),
@@ -188,6 +188,17 @@ fn judge(status: ExitStatus, output: &Output) -> Outcome {
     let said =
         if output.stderr.is_empty() { String::from_utf8_lossy(&output.stdout).into() } else { end(&output.stderr) };
     with_response(outcome, &said)
+}
+
+/// Usually the mistake of a deployment, which the next one repairs: the event must survive it.
+fn cannot_run(program: &str, error: &std::io::Error) -> Outcome {
+    let failure = Failure::new(format!("cannot run {program:?}: {error}"));
+    let fault = match error.kind() {
+        // The variables are made of the event, and other events may do.
+        ErrorKind::ArgumentListTooLong | ErrorKind::InvalidInput => Fault::Refused,
+        _ => Fault::Unreachable,
+    };
+    Outcome::Retry { after: None, failure: failure.with_fault(fault) }
 }
 
 fn retry(error: impl AsRef<str>) -> Outcome {

@@ -16,11 +16,11 @@ use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION
 use reqwest::{Response, Url, redirect};
 use ring::hmac;
 
-use super::answer::{self, with_response};
+use super::answer::{self, DURATION_RULE, WAIT_DEFAULT, quote, with_response};
 use super::{Handler, OutcomeFuture};
-use crate::config::HttpConfig;
+use crate::config::{HttpConfig, duration};
 use crate::event::{Attempt, Event};
-use crate::outcome::{Failure, Outcome};
+use crate::outcome::{Failure, Fault, Outcome};
 
 const USER_AGENT: &str = concat!("outboxd/", env!("CARGO_PKG_VERSION"));
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -78,7 +78,11 @@ impl HttpHandler {
         let request = self.client.post(self.url.clone()).headers(headers).body(attempt.event.payload.clone());
         match request.send().await {
             Ok(response) => self.judge(response).await,
-            Err(error) => self.retry(None, &in_full(error)),
+            Err(error) => {
+                // Whatever comes before the request: the name, the connection, TLS.
+                let fault = if error.is_connect() { Fault::Unreachable } else { Fault::Failing };
+                self.retry(fault, None, &in_full(error))
+            }
         }
     }
 
@@ -121,10 +125,15 @@ impl HttpHandler {
     async fn judge(&self, mut response: Response) -> Outcome {
         let (body, broken) = read_body(&mut response).await;
         let outcome = match response.status().as_u16() {
-            202 if wants_to_wait(&response) => self.dead("202 with Outbox-Outcome: wait, but this version cannot wait"),
+            202 if wants_to_wait(&response) => match wait_timeout(&response) {
+                Ok(timeout) => Outcome::Wait { timeout },
+                Err(error) => self.retry(Fault::Refused, None, &error),
+            },
             200..=299 => match broken {
                 // It may have been on its way to say anything but done.
-                Some(error) => self.retry(None, &format!("{}, then {}", response.status(), in_full(error))),
+                Some(error) => {
+                    self.retry(Fault::Failing, None, &format!("{}, then {}", response.status(), in_full(error)))
+                }
                 None if is_json(&response) => answer::parse(&body).after_success(),
                 None => Outcome::Done { result: None },
             },
@@ -132,15 +141,18 @@ impl HttpHandler {
                 let to = location(&response);
                 self.dead(&format!("{}: redirects are not followed; it leads to {to}", response.status()))
             }
-            408 | 425 | 429 | 500..=599 => self.retry(retry_after(&response), &response.status().to_string()),
+            // It is there and asks for patience.
+            408 | 425 | 429 => self.retry(Fault::Refused, retry_after(&response), &response.status().to_string()),
+            500..=599 => self.retry(Fault::Failing, retry_after(&response), &response.status().to_string()),
+            410 => Outcome::Gone { failure: self.failure(&response.status().to_string()) },
             400..=499 => self.dead(&response.status().to_string()),
-            _ => self.retry(None, &format!("unexpected status {}", response.status())),
+            _ => self.retry(Fault::Failing, None, &format!("unexpected status {}", response.status())),
         };
         with_response(outcome, &String::from_utf8_lossy(&body))
     }
 
-    fn retry(&self, after: Option<Duration>, error: &str) -> Outcome {
-        Outcome::Retry { after, failure: self.failure(error) }
+    fn retry(&self, fault: Fault, after: Option<Duration>, error: &str) -> Outcome {
+        Outcome::Retry { after, failure: self.failure(error).with_fault(fault) }
     }
 
     fn dead(&self, error: &str) -> Outcome {
@@ -230,6 +242,18 @@ fn text<'a>(response: &'a Response, name: &str) -> Option<&'a str> {
 
 fn wants_to_wait(response: &Response) -> bool {
     text(response, "outbox-outcome").is_some_and(|outcome| outcome.eq_ignore_ascii_case("wait"))
+}
+
+/// How long to wait for the callback, or what is wrong with `Outbox-Wait`. One that cannot be read is no 24 hours: what was
+/// meant may be a minute.
+fn wait_timeout(response: &Response) -> Result<Duration, String> {
+    let Some(value) = response.headers().get("outbox-wait") else { return Ok(WAIT_DEFAULT) };
+    let text = String::from_utf8_lossy(value.as_bytes());
+    let text = text.trim();
+    let seconds = text.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    seconds.or_else(|| duration::parse(text).ok()).ok_or_else(|| {
+        format!("202 with Outbox-Outcome: wait, but its Outbox-Wait is {}; it must be {DURATION_RULE}", quote(text))
+    })
 }
 
 fn is_json(response: &Response) -> bool {

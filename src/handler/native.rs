@@ -7,7 +7,30 @@ use super::{Handler, OutcomeFuture};
 use crate::event::{Attempt, Event};
 use crate::outcome::{Failure, Outcome};
 
-/// What a Rust handler may return.
+/// What a Rust handler may return: nothing, an [`Outcome`], or a [`Result`] of either, whose error is a failed attempt.
+///
+/// An error says nothing about whose fault it is, so it counts as refused and spends an attempt. A handler that knows
+/// better says so:
+///
+/// ```
+/// use outboxd::{Failure, Fault, Outcome};
+///
+/// async fn send(mail: &str) -> Outcome {
+///     match tokio::net::TcpStream::connect("127.0.0.1:1").await {
+///         Ok(_) => Outcome::Done { result: None },
+///         // Nobody is there: another mail would not do better. It counts for the breaker and spends no attempt.
+///         Err(error) => Outcome::Retry {
+///             after: None,
+///             failure: Failure::new(format!("{mail}: {error}")).with_fault(Fault::Unreachable),
+///         },
+///     }
+/// }
+///
+/// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+/// let Outcome::Retry { failure, .. } = send("welcome").await else { panic!("somebody is there") };
+/// assert_eq!(failure.fault, Fault::Unreachable);
+/// # });
+/// ```
 pub trait IntoOutcome {
     fn into_outcome(self) -> Outcome;
 }

@@ -1,5 +1,6 @@
 //! SQL functions: the function and the end of the delivery are one transaction, so it happens exactly once.
 
+use std::error::Error as _;
 use std::time::{Duration, Instant};
 
 use deadpool_postgres::{Object, Pool};
@@ -9,8 +10,8 @@ use super::answer::{self, Answer};
 use super::{Handler, OutcomeFuture};
 use crate::config::SqlConfig;
 use crate::event::Attempt;
-use crate::outcome::{Failure, Outcome, bounded};
-use crate::store::{self, within};
+use crate::outcome::{Failure, Fault, Outcome, bounded};
+use crate::store::{self, Cause, within};
 
 /// Calls `schema.function(outbox.event) returns jsonb`.
 pub struct SqlHandler {
@@ -31,11 +32,11 @@ impl SqlHandler {
     async fn attempt(&self, attempt: &Attempt) -> Outcome {
         let mut client = match self.pool.get().await {
             Ok(client) => Borrowed(Some(client)),
-            Err(error) => return retry(format!("no database connection: {error}")),
+            Err(error) => return retry(Fault::Unreachable, format!("no database connection: {error}")),
         };
         let outcome = match &mut client.0 {
             Some(client) => self.transact(client, attempt).await,
-            None => return retry("no database connection".to_owned()),
+            None => return retry(Fault::Unreachable, "no database connection".to_owned()),
         };
         client.give_back();
         outcome
@@ -45,10 +46,10 @@ impl SqlHandler {
         let began = Instant::now();
         let transaction = match client.transaction().await {
             Ok(transaction) => transaction,
-            Err(error) => return retry(format!("no transaction: {}", store::reason(&error))),
+            Err(error) => return retry(Fault::Unreachable, format!("no transaction: {}", store::reason(&error))),
         };
         if let Err(error) = within::limit(&transaction, self.call_max).await {
-            return retry(error.to_string());
+            return retry(Fault::Unreachable, error.to_string());
         }
         // Everything but done rolls back by dropping the transaction.
         let result = match within::call(&transaction, &self.function, attempt).await {
@@ -56,16 +57,19 @@ impl SqlHandler {
                 Outcome::Done { result } => result.map(bounded),
                 other => return other,
             },
-            Err(error) => return retry(error.source.to_string()),
+            Err(error) => return retry(fault(&error.source), error.source.to_string()),
         };
         match within::finish(&transaction, attempt, began.elapsed(), result.as_ref()).await {
             Ok(true) => {}
             Ok(false) => return Outcome::Lost,
-            Err(error) => return retry(error.to_string()),
+            Err(error) => return retry(fault(&error.source), error.to_string()),
         }
         match transaction.commit().await {
             Ok(()) => Outcome::Committed,
-            Err(error) => retry(format!("commit failed: {}", store::reason(&error))),
+            Err(error) => {
+                let text = format!("commit failed: {}", store::reason(&error));
+                retry(fault(&Cause::Postgres(error)), text)
+            }
         }
     }
 }
@@ -109,6 +113,17 @@ fn answered(returned: Option<Value>) -> Outcome {
     }
 }
 
-fn retry(error: String) -> Outcome {
-    Outcome::Retry { after: None, failure: Failure::new(error) }
+/// What an error in the middle of an attempt says: the database answered, or it went away.
+fn fault(error: &Cause) -> Fault {
+    let Cause::Postgres(error) = error else { return Fault::Refused };
+    let went_away = match error.code() {
+        Some(code) => ["08", "57P"].iter().any(|class| code.code().starts_with(class)),
+        // A result of another type than jsonb has no code either.
+        None => error.is_closed() || error.source().is_some_and(<dyn std::error::Error>::is::<std::io::Error>),
+    };
+    if went_away { Fault::Failing } else { Fault::Refused }
+}
+
+fn retry(fault: Fault, error: String) -> Outcome {
+    Outcome::Retry { after: None, failure: Failure::new(error).with_fault(fault) }
 }

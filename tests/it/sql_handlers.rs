@@ -1,10 +1,17 @@
 //! A SQL function and the end of its delivery are one transaction: it happens exactly once, whatever comes between.
 
-use outboxd::Observation;
-use outboxd::postgres::Session;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use outboxd::config::{DeliveryConfig, SqlConfig};
+use outboxd::event::Attempt;
+use outboxd::handler::Handler as _;
+use outboxd::handler::sql::SqlHandler;
+use outboxd::postgres::{Session, Target};
+use outboxd::{Fault, Observation, Outcome};
 
 use crate::handlers::{QUICK, history, start};
-use crate::harness::{Database, Running, deliveries, done, publish, ring, text, texts, until};
+use crate::harness::{Database, Running, daemon, deliveries, done, publish, ring, text, texts, until};
 
 /// The function `app.apply`: it keeps the event's id in `app.applied`, then does what is given here.
 async fn apply(session: &Session, body: &str) {
@@ -177,4 +184,51 @@ async fn a_function_whose_daemon_died_has_its_effect_once() {
     let lost = "lost the daemon ended while this attempt ran";
     until("its history is written", async || history(&session, 1).await == [lost, "done"]).await;
     running.stop().await;
+}
+
+/// What SQL handlers make of every event: a daemon whose handler in Rust calls them, and keeps what they say.
+async fn overheard(database: &Database, targets: [Target; 2]) -> (Running, Arc<Mutex<Vec<Outcome>>>) {
+    let function = SqlConfig { schema: "app".to_owned(), function: "apply".to_owned() };
+    let handler = |target: Target| SqlHandler::new(&function, Duration::from_secs(30), target.pool(1).unwrap());
+    let handlers = Arc::new(targets.map(handler));
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    let kept = Arc::clone(&heard);
+    let delivery = DeliveryConfig { concurrency: 1, ..DeliveryConfig::new(vec!["#".parse().unwrap()]) };
+    let call = move |attempt: Attempt| {
+        let (handlers, kept) = (Arc::clone(&handlers), Arc::clone(&kept));
+        async move {
+            for handler in &*handlers {
+                let outcome = handler.run(&attempt).await;
+                kept.lock().unwrap().push(outcome);
+            }
+        }
+    };
+    (Running::start(daemon(database).handler_with("ledger", delivery, call)).await, heard)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failure_says_whether_the_function_or_the_database_is_to_blame() {
+    let database = Database::new().await;
+    let session = database.session().await;
+    let body = "CASE e.topic WHEN 'raises' THEN RAISE EXCEPTION 'no'; \
+                WHEN 'loses_its_session' THEN PERFORM pg_terminate_backend(pg_backend_pid()); \
+                WHEN 'waits' THEN RETURN '{\"outcome\": \"wait\", \"timeout\": \"1h\"}'; END CASE; RETURN NULL;";
+    apply(&session, body).await;
+    let nobody = Target::resolve(Some("postgres://nobody@127.0.0.1:1/nowhere"), None, &|_| None).unwrap();
+    let (running, heard) = overheard(&database, [database.target(), nobody]).await;
+    for topic in ["raises", "loses_its_session", "waits"] {
+        let event = publish(&session, topic).await;
+        until("it was called", async || deliveries(&session, event).await == ["ledger|done|1"]).await;
+    }
+    running.stop().await;
+    let heard = heard.lock().unwrap().clone();
+    let fault = |outcome: &Outcome| match outcome {
+        Outcome::Retry { failure, .. } => Some(failure.fault),
+        _ => None,
+    };
+    let unreachable = Some(Fault::Unreachable);
+    let faults = [Some(Fault::Refused), unreachable, Some(Fault::Failing), unreachable, None, unreachable];
+    assert_eq!(heard.iter().map(fault).collect::<Vec<_>>(), faults, "{heard:#?}");
+    assert_eq!(heard[4], Outcome::Wait { timeout: Duration::from_hours(1) });
+    assert_eq!(applied(&session).await, Vec::<String>::new(), "what waits is rolled back too");
 }

@@ -44,6 +44,8 @@ fn each_outcome_is_understood() {
             Outcome::Retry { after: Some(after), failure: failure() },
         ),
         (r#"{"outcome": "snooze", "after": "1500ms"}"#, Outcome::Snooze { after }),
+        (r#"{"outcome": "wait", "timeout": 1.5}"#, Outcome::Wait { timeout: after }),
+        (r#"{"outcome": "wait", "timeout": null}"#, Outcome::Wait { timeout: Duration::from_hours(24) }),
         (r#"{"outcome": "dead", "error": "warming up"}"#, Outcome::Dead { failure: failure() }),
     ] {
         assert_eq!(given(text), outcome, "{text}");
@@ -79,6 +81,9 @@ fn a_wrong_duration_is_a_failed_attempt_that_names_it() {
         assert!(error.contains(&format!("\"after\" is {after}; it must be a number of seconds")), "{error}");
     }
     assert!(refused(r#"{"outcome": "snooze"}"#).contains("it needs \"after\""));
+    assert!(
+        refused(r#"{"outcome": "wait", "timeout": "soon"}"#).contains("\"timeout\" is \"soon\"; it must be a number")
+    );
 }
 
 #[test]
@@ -95,6 +100,7 @@ fn a_key_that_does_nothing_is_refused_rather_than_ignored() {
         (r#"{"outcome": "done", "emit": []}"#, "emit"),
         (r#"{"outcome": "done", "after": 5}"#, "after"),
         (r#"{"outcome": "dead", "result": 5}"#, "result"),
+        (r#"{"outcome": "wait", "after": 5}"#, "after"),
     ] {
         let error = refused(text);
         assert!(error.contains(&format!("the answer has the key \"{key}\"")), "{error}");
@@ -146,7 +152,7 @@ proptest! {
     }
 
     #[test]
-    fn no_object_with_an_outcome_hurts(outcome in r#""(done|retry|snooze|dead|x)"|null|1"#, key in "after|error|result|emit", value in r#"[\[{"]?[-0-9a-z. ]{0,10}["}\]]?"#) {
+    fn no_object_with_an_outcome_hurts(outcome in r#""(done|retry|snooze|wait|dead|x)"|null|1"#, key in "after|error|result|timeout|emit", value in r#"[\[{"]?[-0-9a-z. ]{0,10}["}\]]?"#) {
         let _ = parse(format!(r#"{{"outcome": {outcome}, "{key}": {value}}}"#).as_bytes());
     }
 }

@@ -13,7 +13,7 @@ use super::super::command::CommandHandler;
 use super::{attempt, dead, event, retried, run, until};
 use crate::config::{CommandConfig, Secret};
 use crate::event::Event;
-use crate::outcome::{Outcome, TEXT_BYTES_MAX};
+use crate::outcome::{Fault, Outcome, TEXT_BYTES_MAX};
 
 const MEBIBYTE: usize = 1 << 20;
 
@@ -72,6 +72,7 @@ async fn exit_codes_decide() {
     for code in [1, 3, 75, 126, 255] {
         let (after, failure) = retried(run(&shell(&format!("exit {code}")), event()).await);
         assert_eq!((after, failure.error), (None, format!("exit code {code}")));
+        assert_eq!(failure.fault, Fault::Refused, "{code}");
     }
     assert_eq!(dead(run(&shell("exit 65"), event()).await).error, "exit code 65");
 }
@@ -84,7 +85,7 @@ async fn death_by_a_signal_is_a_retry_that_names_it() {
         ("34", "killed by signal 34"),
     ] {
         let (_, failure) = retried(run(&shell(&format!("kill -{signal} $$")), event()).await);
-        assert_eq!(failure.error, error);
+        assert_eq!((failure.error.as_str(), failure.fault), (error, Fault::Refused));
     }
 }
 
@@ -206,18 +207,27 @@ async fn no_shell_reads_the_arguments() {
 }
 
 #[tokio::test]
-async fn a_program_that_cannot_be_run_is_a_retry_that_names_it() {
-    for (program, reason) in [
-        ("/nowhere/thumbnail", "No such file or directory"),
-        ("outboxd-no-such-program", "No such file or directory"),
-        ("/etc/passwd", "Permission denied"),
-        ("a\0b", "nul byte"),
+async fn a_program_that_cannot_be_run_is_unreachable_and_named() {
+    for (program, reason, fault) in [
+        ("/nowhere/thumbnail", "No such file or directory", Fault::Unreachable),
+        ("outboxd-no-such-program", "No such file or directory", Fault::Unreachable),
+        ("/etc/passwd", "Permission denied", Fault::Unreachable),
+        ("a\0b", "nul byte", Fault::Refused),
     ] {
         let (_, failure) = retried(run(&command(&[program]), event()).await);
         assert!(failure.error.contains(&format!("cannot run {program:?}: ")), "{}", failure.error);
         assert!(failure.error.contains(reason), "{}", failure.error);
+        assert_eq!(failure.fault, fault, "{program}");
     }
     assert_eq!(retried(run(&command(&[]), event()).await).1.error, "the command has no program");
+}
+
+#[tokio::test]
+async fn an_event_that_no_program_can_be_started_with_does_not_blame_the_program() {
+    let large = Event { key: Some("x".repeat(MEBIBYTE)), ..event() };
+    let (_, failure) = retried(run(&command(&["true"]), large).await);
+    assert!(failure.error.contains("Argument list too long"), "{}", failure.error);
+    assert_eq!(failure.fault, Fault::Refused);
 }
 
 #[tokio::test]

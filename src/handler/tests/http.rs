@@ -20,7 +20,7 @@ use super::super::http::{HttpHandler, client, percent_encoded};
 use super::{attempt, dead, event, retried, run, within_patience};
 use crate::config::{HttpConfig, Secret, SigningKey};
 use crate::event::Event;
-use crate::outcome::Outcome;
+use crate::outcome::{Fault, Outcome};
 
 /// A request as the server saw it.
 type Received = (Uri, HeaderMap, Bytes);
@@ -93,12 +93,15 @@ async fn the_status_decides() {
     for status in [200, 201, 202, 204, 299] {
         assert_eq!(outcome_of(status, &[], "").await, Outcome::Done { result: None }, "{status}");
     }
-    for status in [408, 425, 429, 500, 501, 503, 599, 600, 999] {
-        let (after, failure) = retried(outcome_of(status, &[], "").await);
-        assert_eq!(after, None);
-        assert!(failure.error.contains(&status.to_string()), "{}", failure.error);
+    let (patience, failing) = ([408, 425, 429], [500, 501, 503, 599, 600, 999]);
+    for (statuses, fault) in [(&patience[..], Fault::Refused), (&failing, Fault::Failing)] {
+        for status in statuses {
+            let (after, failure) = retried(outcome_of(*status, &[], "").await);
+            assert_eq!((after, failure.fault), (None, fault), "{status}");
+            assert!(failure.error.contains(&status.to_string()), "{}", failure.error);
+        }
     }
-    for status in [300, 304, 400, 401, 404, 410, 422, 499] {
+    for status in [300, 304, 400, 401, 404, 422, 499] {
         let failure = dead(outcome_of(status, &[], "").await);
         assert!(failure.error.contains(&status.to_string()), "{}", failure.error);
     }
@@ -271,9 +274,40 @@ async fn a_redirect_is_never_followed() {
 }
 
 #[tokio::test]
-async fn waiting_for_a_callback_is_refused_clearly() {
-    let failure = dead(outcome_of(202, &[("outbox-outcome", "Wait")], "").await);
-    assert!(failure.error.contains("this version cannot wait"), "{}", failure.error);
+async fn gone_is_an_outcome_of_its_own() {
+    let Outcome::Gone { failure } = outcome_of(410, &[], "moved to nowhere").await else { panic!() };
+    assert!(failure.error.ends_with("/hooks: 410 Gone"), "{}", failure.error);
+    assert_eq!(failure.response.as_deref(), Some("moved to nowhere"));
+}
+
+#[tokio::test]
+async fn a_202_may_ask_to_wait_for_a_callback() {
+    let waits = |hours| Outcome::Wait { timeout: Duration::from_hours(hours) };
+    assert_eq!(outcome_of(202, &[("outbox-outcome", "Wait")], "queued").await, waits(24));
+    for wait in
+        [&[("outbox-outcome", "wait"), ("outbox-wait", " 3600 ")], &[("outbox-outcome", "wait"), ("outbox-wait", "1h")]]
+    {
+        assert_eq!(outcome_of(202, wait, "").await, waits(1));
+    }
+    assert_eq!(outcome_of(202, JSON, r#"{"outcome": "wait", "timeout": "1h"}"#).await, waits(1));
+    assert_eq!(outcome_of(202, &[("outbox-wait", "1h")], "").await, Outcome::Done { result: None });
+}
+
+#[tokio::test]
+async fn a_wait_of_no_known_length_is_a_failed_attempt() {
+    for (wait, shown) in [
+        (&[("outbox-outcome", "wait"), ("outbox-wait", "soon")], "soon"),
+        (&[("outbox-outcome", "wait"), ("outbox-wait", "-5")], "-5"),
+        (&[("outbox-outcome", "wait"), ("outbox-wait", "")], ""),
+    ] {
+        let (_, failure) = retried(outcome_of(202, wait, "").await);
+        assert_eq!(failure.fault, Fault::Refused);
+        assert!(
+            failure.error.contains(&format!("its Outbox-Wait is {shown}; it must be a number")),
+            "{}",
+            failure.error
+        );
+    }
 }
 
 #[tokio::test]
@@ -293,25 +327,39 @@ async fn an_endless_response_is_cut() {
 }
 
 #[tokio::test]
-async fn a_refused_connection_is_a_retry_that_names_the_reason() {
+async fn a_refused_connection_is_unreachable_and_names_the_reason() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     drop(listener);
     let (after, failure) = retried(run(&post_to(address), event()).await);
-    assert_eq!(after, None);
+    assert_eq!((after, failure.fault), (None, Fault::Unreachable));
     assert!(failure.error.starts_with(&format!("POST http://{address}/hooks: ")), "{}", failure.error);
     assert!(failure.error.contains("Connection refused"), "{}", failure.error);
     assert!(!failure.error.contains("s3cret"), "{}", failure.error);
 }
 
 #[tokio::test]
-async fn a_connection_that_breaks_is_a_retry() {
+async fn a_connection_that_breaks_is_failing() {
     for response in ["", "HTTP/1.1 200", "nonsense\r\n\r\n", "HTTP/1.1 200 OK\r\ncontent-length: 50\r\n\r\nhalf"] {
         let (_, failure) = retried(outcome_of_raw(response).await);
+        assert_eq!(failure.fault, Fault::Failing, "{response}");
         assert!(failure.error.contains("/hooks: "), "{}", failure.error);
     }
     let (_, failure) = retried(outcome_of_raw("HTTP/1.1 200 OK\r\ncontent-length: 50\r\n\r\nhalf").await);
     assert_eq!(failure.response.as_deref(), Some("half"));
+}
+
+#[tokio::test]
+async fn a_server_that_hangs_up_on_everybody_is_failing() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            drop(stream);
+        }
+    });
+    let (_, failure) = retried(run(&post_to(address), event()).await);
+    assert_eq!(failure.fault, Fault::Failing, "{}", failure.error);
 }
 
 #[tokio::test]
@@ -321,7 +369,7 @@ async fn a_broken_body_does_not_hide_the_status() {
 }
 
 #[tokio::test]
-async fn a_server_without_tls_is_a_retry() {
+async fn a_server_without_tls_is_unreachable() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("https://{}/", listener.local_addr().unwrap());
     tokio::spawn(async move {
@@ -331,6 +379,7 @@ async fn a_server_without_tls_is_a_retry() {
     });
     let (_, failure) = retried(run(&handler(&config(&url)), event()).await);
     assert!(failure.error.contains("corrupt message"), "{}", failure.error);
+    assert_eq!(failure.fault, Fault::Unreachable);
 }
 
 #[tokio::test]
