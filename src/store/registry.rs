@@ -144,12 +144,7 @@ impl Store {
             let changed: Vec<&str> = changed.iter().map(|row| row.get("name")).collect();
             self.execute(sql!("begin_topics"), &[&changed]).await?;
         }
-        let reordered = self.query(sql!("changed_order"), &[&json]).await?;
         self.execute(sql!("register_handlers"), &[&json]).await?;
-        if !reordered.is_empty() {
-            let reordered: Vec<&str> = reordered.iter().map(|row| row.get("name")).collect();
-            self.execute(sql!("release_keys"), &[&reordered]).await?;
-        }
         let absent = self.query(sql!("mark_absent"), &[&names]).await?;
         self.execute(sql!("begin_position"), &[&now.to_string()]).await?;
         self.commit().await?;

@@ -68,19 +68,25 @@ impl Table {
         self.rows.iter().position(|row| row.event == event)
     }
 
-    /// `take_turn`: a row that is to be blocked goes on at once when nobody of its key is before it.
+    fn has_turn(&self, row: &Row) -> bool {
+        self.holds(row) && (row.state != State::Blocked || row.due)
+    }
+
+    /// `take_turn`: a row that is to be blocked, or runs again after its death, goes on at once when nobody of its key goes.
     fn is_behind(&self, event: i64, revived: bool) -> bool {
-        self.rows.iter().any(|row| {
-            let waits = revived && row.state == State::Blocked && !row.due;
-            row.event != event && key(row.event) == key(event) && self.holds(row) && !waits
+        let own = self.at(event);
+        self.rows.iter().enumerate().any(|(n, row)| {
+            let died_behind = revived && row.state == State::Dead && Some(n) > own;
+            row.event != event && key(row.event) == key(event) && self.has_turn(row) && !died_behind
         })
     }
 
     /// `pass_turn`.
     fn pass(&mut self, event: i64) {
-        let first = self.rows.iter().position(|row| key(row.event) == key(event) && self.holds(row));
-        if let Some(row) = first.map(|first| &mut self.rows[first])
-            && row.state == State::Blocked
+        let of_key = |row: &&Row| key(row.event) == key(event);
+        if !self.rows.iter().filter(of_key).any(|row| self.has_turn(row))
+            && let Some(row) =
+                self.rows.iter_mut().find(|row| key(row.event) == key(event) && row.state == State::Blocked)
         {
             row.due = true;
         }
@@ -88,8 +94,11 @@ impl Table {
 
     fn remove(&mut self, event: i64) {
         let at = self.at(event).unwrap();
+        let had_turn = self.has_turn(&self.rows[at]);
         self.rows.remove(at);
-        self.pass(event);
+        if had_turn {
+            self.pass(event);
+        }
     }
 
     fn park(&mut self, write: &Write, state: State, due: bool, failures: u32) {
