@@ -331,6 +331,18 @@ impl Lane {
         }
     }
 
+    #[must_use]
+    pub fn runs(&self, ticket: Ticket) -> bool {
+        self.deliveries.get(&ticket).is_some_and(|delivery| delivery.running)
+    }
+
+    /// The event and the number of an attempt that runs and has a row, or will have one when what was asked for is written.
+    #[must_use]
+    pub fn recorded(&self, ticket: Ticket) -> Option<(EventId, u32)> {
+        let delivery = self.deliveries.get(&ticket).filter(|delivery| delivery.running && delivery.has_row)?;
+        Some((delivery.event.id, delivery.attempt))
+    }
+
     /// When the lane wants to be asked again, if nothing else happens. `claims`: whether a claim could be made.
     #[must_use]
     pub fn wake_at(&self, claims: bool) -> Option<Instant> {

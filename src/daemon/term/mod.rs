@@ -4,6 +4,7 @@
 //!
 //! Restart, reconnect and takeover are the same thing: a new term, which begins by reading the positions and the log.
 
+mod beat;
 mod change;
 mod reading;
 
@@ -18,6 +19,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use super::beat::News;
 use super::bell::{Bell, Next};
 use super::context::{Context, HandlerSpec, Handlers, Positions};
 use super::lane::{Lane, Start, Step};
@@ -26,7 +28,7 @@ use super::runner::Runner;
 use super::settle::{self, Reply, Request};
 use super::tail::Tail;
 use super::write::{Fate, LaneId, Ticket};
-use crate::event::Attempt;
+use crate::event::{Attempt, Heartbeats};
 use crate::observe::Observation;
 use crate::outcome::{Outcome, Settlement};
 use crate::store::registry::Checkpoint;
@@ -85,6 +87,7 @@ enum Input {
     Stop,
     Replied(Reply),
     Ended(Ticket, Outcome),
+    News(News<Ticket>),
     Answered(Result<Answer, Error>),
     Woken,
     Reload,
@@ -95,6 +98,7 @@ enum Input {
 struct Ears<'a> {
     wake: Arc<Notify>,
     replies: UnboundedReceiver<Reply>,
+    news: UnboundedReceiver<News<Ticket>>,
     settler: JoinSet<Result<(), Error>>,
     handlers: Handlers,
     stop: &'a CancellationToken,
@@ -115,6 +119,7 @@ struct Term<'a> {
     tail: Tail,
     bell: Bell,
     runner: Runner<Ticket>,
+    said: beat::Said,
     requests: UnboundedSender<Request>,
     job: Option<BoxFuture<'static, Result<Answer, Error>>>,
     claiming: bool,
@@ -147,11 +152,12 @@ pub(super) async fn lead(
     let lost = async move { lost.await.0.to_string() };
     let (requests, queue) = unbounded_channel();
     let (answers, replies) = unbounded_channel();
+    let (teller, news) = unbounded_channel();
     let mut settler = JoinSet::new();
     let (leader, observer) = (links.leader, context.observer.clone());
     settler.spawn(async move { settle::run(&leader, queue, answers, observer).await });
     let (specs, handlers) = links.handlers;
-    let mut ears = Ears { wake: links.wake, replies, settler, handlers, stop };
+    let mut ears = Ears { wake: links.wake, replies, news, settler, handlers, stop };
     let now = Instant::now();
     let mut term = Term {
         context,
@@ -163,7 +169,8 @@ pub(super) async fn lead(
         next_lane: 0,
         routes: HashMap::new(),
         bell: Bell::new(now),
-        runner: Runner::new(),
+        runner: Runner::new(teller),
+        said: beat::Said::new(),
         requests,
         job: None,
         claiming: false,
@@ -222,7 +229,9 @@ impl Term<'_> {
             }
             for _ in 0..INPUTS_TOGETHER {
                 let ended = self.runner.try_ended().map(|(ticket, outcome)| Input::Ended(ticket, outcome));
-                let Some(input) = ended.or_else(|| ears.replies.try_recv().ok().map(Input::Replied)) else { break };
+                let replied = || ears.replies.try_recv().ok().map(Input::Replied);
+                let news = || ears.news.try_recv().ok().map(Input::News);
+                let Some(input) = ended.or_else(replied).or_else(news) else { break };
                 if let Err(reason) = self.apply(input, now) {
                     return End::Lost(reason);
                 }
@@ -250,6 +259,7 @@ impl Term<'_> {
             () = ears.stop.cancelled(), if !self.stopping => Input::Stop,
             Some(reply) = ears.replies.recv() => Input::Replied(reply),
             (ticket, outcome) = self.runner.ended() => Input::Ended(ticket, outcome),
+            Some(news) = ears.news.recv() => Input::News(news),
             answer = job => Input::Answered(answer),
             () = ears.wake.notified() => Input::Woken,
             Ok(()) = ears.handlers.changed(), if !self.stopping => Input::Reload,
@@ -268,6 +278,7 @@ impl Term<'_> {
             Input::Replied(Reply::Claimed(claim)) => self.claimed(claim, now),
             Input::Replied(Reply::Registered(checkpoints)) => self.registered(&checkpoints, now),
             Input::Ended(ticket, outcome) => self.ended(ticket, outcome, now),
+            Input::News(news) => self.news(news),
             Input::Answered(answer) => {
                 self.job = None;
                 self.answered(answer.map_err(|error| error.to_string())?, now);
@@ -297,6 +308,7 @@ impl Term<'_> {
             slot.lane.record(now, &mut steps);
         }
         self.take(steps);
+        self.pass_on();
         if !self.stopping {
             self.ask(now);
             self.reload(now);
@@ -321,8 +333,9 @@ impl Term<'_> {
             number: start.attempt,
             has_row: start.has_row,
             installation: self.installation,
+            heartbeats: Heartbeats::default(),
         };
-        self.runner.start(start.ticket, Arc::clone(&slot.spec.handler), attempt, slot.lane.config().timeout);
+        self.runner.start(start.ticket, Arc::clone(&slot.spec.handler), attempt, slot.lane.config().into());
     }
 
     /// The settling task outlives every request but the last; when it has ended, the term hears of it by itself.
