@@ -12,6 +12,7 @@ mod handlers;
 mod harness;
 mod insert;
 mod lane;
+mod long_work;
 mod migrate;
 mod model;
 mod outage;
