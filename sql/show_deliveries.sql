@@ -1,3 +1,5 @@
 -- The deliveries of one event and their states. $1 bigint: its id
-SELECT handler, state, attempts, due_at, started_at, finished_at, last_error, result
-FROM outbox.delivery WHERE event_id = $1 ORDER BY handler
+SELECT d.handler, d.state, d.attempts, d.due_at, d.started_at, d.finished_at, d.last_error, d.progress, o.heartbeat_at, d.result
+FROM outbox.delivery d
+LEFT JOIN outbox.open o ON o.event_id = d.event_id AND o.handler = d.handler AND o.state = d.state
+WHERE d.event_id = $1 ORDER BY d.handler

@@ -4,9 +4,12 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
+use std::time::Instant;
 
 use jiff::Timestamp;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
+use tokio::sync::watch;
 use uuid::Uuid;
 
 /// The id of an event: `outbox.event.id`.
@@ -84,14 +87,56 @@ pub struct Attempt {
     pub has_row: bool,
     /// The installation's id, the same for every event of one `outbox` schema.
     pub installation: Uuid,
+    /// Where it says that it is alive; see [`Attempt::heartbeat`].
+    pub heartbeats: Heartbeats,
 }
 
 impl Attempt {
+    /// Says that the attempt is alive, and how far it is: `heartbeat(json!({"page": 3}))`, or `heartbeat(())` to keep the
+    /// progress it told last. Its `timeout` begins again, up to `max_timeout` in all. Cheap: only the newest counts, and it
+    /// is written at most once a second.
+    pub fn heartbeat(&self, progress: impl Into<Value>) {
+        self.heartbeats.beat(progress.into());
+    }
+
     /// `<installation>:<event id>:<created_at in µs>:<handler>`: the same for every attempt of this delivery, and
     /// different from every other delivery even after a failover that gave out the same event id again.
     #[must_use]
     pub fn idempotency_key(&self) -> String {
         let Event { id, created_at, .. } = &*self.event;
         format!("{}:{id}:{}:{}", self.installation, created_at.as_microsecond(), self.handler)
+    }
+}
+
+/// What an attempt said last.
+#[derive(Debug, Clone)]
+pub struct Heartbeat {
+    pub at: Instant,
+    pub progress: Option<Value>,
+}
+
+/// Where an attempt says that it is alive. It keeps the newest heartbeat only, whether anybody listens or not.
+#[derive(Debug, Clone)]
+pub struct Heartbeats(watch::Sender<Option<Heartbeat>>);
+
+impl Default for Heartbeats {
+    fn default() -> Self {
+        Self(watch::Sender::new(None))
+    }
+}
+
+impl Heartbeats {
+    /// `null` keeps the progress that was told before.
+    pub(crate) fn beat(&self, progress: Value) {
+        self.0.send_modify(|last| {
+            let before = last.take().and_then(|last| last.progress);
+            let progress = if progress.is_null() { before } else { Some(progress) };
+            *last = Some(Heartbeat { at: Instant::now(), progress });
+        });
+    }
+
+    /// Hears every heartbeat from now on, or the newest of them.
+    pub(crate) fn listen(&self) -> watch::Receiver<Option<Heartbeat>> {
+        self.0.subscribe()
     }
 }

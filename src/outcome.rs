@@ -254,13 +254,19 @@ pub const PAUSE_MAX: Duration = Duration::from_hours(8784);
 /// replaced by a note rather than turned into a failure.
 #[must_use]
 pub fn bounded(result: Value) -> Value {
-    let text = result.to_string();
+    bounded_as("result", result)
+}
+
+/// The same for another value that is kept; `what` names it in the note.
+#[must_use]
+pub fn bounded_as(what: &str, value: Value) -> Value {
+    let text = value.to_string();
     if text.len() > RESULT_BYTES_MAX {
-        serde_json::json!({ "outboxd": format!("the result had {} bytes; at most {RESULT_BYTES_MAX} are kept", text.len()) })
-    } else if has_nul(&result) {
-        serde_json::json!({ "outboxd": "the result held a NUL character, which PostgreSQL cannot store" })
+        serde_json::json!({ "outboxd": format!("the {what} had {} bytes; at most {RESULT_BYTES_MAX} are kept", text.len()) })
+    } else if has_nul(&value) {
+        serde_json::json!({ "outboxd": format!("the {what} held a NUL character, which PostgreSQL cannot store") })
     } else {
-        result
+        value
     }
 }
 

@@ -68,6 +68,8 @@ fn delivery_told(delivery: &DeliveryStory) -> String {
     line("due", delivery.due_at.map(|at| format!("{at:.3}")));
     line("started", delivery.started_at.map(|at| format!("{at:.3}")));
     line("finished", delivery.finished_at.map(|at| format!("{at:.3}")));
+    line("progress", delivery.progress.as_ref().map(|progress| cut(&progress.to_string())));
+    line("heartbeat", delivery.heartbeat_at.map(|at| format!("{at:.3}")));
     line("result", delivery.result.as_ref().map(|result| cut(&result.to_string())));
     line("error", delivery.last_error.clone());
     for attempt in &delivery.history {

@@ -2,6 +2,7 @@
 //!
 //! [`Daemon::run`] is one loop: take the lead, lead until the database is lost or the daemon stops, begin again.
 
+pub mod beat;
 pub mod bell;
 pub mod breaker;
 mod context;

@@ -1,35 +1,65 @@
-//! The runner: every attempt is a task with a deadline. It turns a time-out and a panic into outcomes, and owns the
+//! The runner: every attempt is a task with a deadline, which heartbeats put off. It turns a time-out and a panic into outcomes, and owns the
 //! tasks: when it is dropped they end, and what they hold (child processes, requests) ends with them.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::hash::Hash;
 use std::panic::AssertUnwindSafe;
+use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
+use futures_util::future::{self, Either};
+use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::{oneshot, watch};
 use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::{sleep, sleep_until, timeout_at};
 
-use crate::event::Attempt;
+use super::beat::News;
+use crate::config::DeliveryConfig;
+use crate::config::duration::format;
+use crate::event::{Attempt, Heartbeat};
 use crate::handler::Handler;
-use crate::outcome::{Failure, Fault, Outcome};
+use crate::outcome::{Failure, Fault, Outcome, bounded_as};
+
+/// An attempt's heartbeats are passed on this often at most.
+const TELL_EVERY: Duration = Duration::from_secs(1);
+
+/// How long an attempt may run.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    /// Without a heartbeat.
+    silence: Duration,
+    /// With as many as it likes.
+    in_all: Duration,
+}
+
+impl From<&DeliveryConfig> for Limits {
+    fn from(config: &DeliveryConfig) -> Self {
+        let in_all = config.max_timeout.unwrap_or(config.timeout);
+        Self { silence: config.timeout.min(in_all), in_all }
+    }
+}
 
 /// The attempts that run.
 pub(super) struct Runner<T> {
+    news: UnboundedSender<News<T>>,
     tasks: JoinSet<(T, Outcome)>,
     /// Those whose outcome is still wanted.
     wanted: HashMap<T, AbortHandle>,
 }
 
-impl<T: Copy + Eq + Hash + Send + 'static> Runner<T> {
+impl<T: Copy + Eq + Hash + Send + Sync + 'static> Runner<T> {
     #[must_use]
-    pub(super) fn new() -> Self {
-        Self { tasks: JoinSet::new(), wanted: HashMap::new() }
+    pub(super) fn new(news: UnboundedSender<News<T>>) -> Self {
+        Self { news, tasks: JoinSet::new(), wanted: HashMap::new() }
     }
 
     /// Starts one attempt; `ticket` comes back with its outcome.
-    pub(super) fn start(&mut self, ticket: T, handler: Arc<dyn Handler>, attempt: Attempt, timeout: Duration) {
-        let task = self.tasks.spawn(async move { (ticket, run(&*handler, &attempt, timeout).await) });
+    pub(super) fn start(&mut self, ticket: T, handler: Arc<dyn Handler>, attempt: Attempt, limits: Limits) {
+        let news = self.news.clone();
+        let task = self.tasks.spawn(async move { (ticket, run(ticket, &*handler, &attempt, limits, &news).await) });
         self.wanted.insert(ticket, task);
     }
 
@@ -79,21 +109,97 @@ impl<T: Copy + Eq + Hash + Send + 'static> Runner<T> {
     }
 }
 
-async fn run(handler: &dyn Handler, attempt: &Attempt, timeout: Duration) -> Outcome {
+/// An attempt that runs, as its deadline sees it.
+struct Watch<'a, T> {
+    ticket: T,
+    limits: Limits,
+    said: watch::Receiver<Option<Heartbeat>>,
+    news: &'a UnboundedSender<News<T>>,
+}
+
+async fn run<T: Copy>(
+    ticket: T,
+    handler: &dyn Handler,
+    attempt: &Attempt,
+    limits: Limits,
+    news: &UnboundedSender<News<T>>,
+) -> Outcome {
+    let watch = Watch { ticket, limits, said: attempt.heartbeats.listen(), news };
     // A handler may panic before it returns its future, too.
-    let attempt = AssertUnwindSafe(async { handler.run(attempt).await }).catch_unwind();
-    match tokio::time::timeout(timeout, attempt).await {
-        Ok(Ok(outcome)) => outcome,
-        Ok(Err(panic)) => {
+    let handled = pin!(AssertUnwindSafe(async { handler.run(attempt).await }).catch_unwind());
+    // Unconstrained: a handler that always has something to do, such as a flood to read, must not use up the turns in
+    // which the time-out would be noticed.
+    let given_up = pin!(tokio::task::unconstrained(watch.until_given_up()));
+    match future::select(handled, given_up).await {
+        Either::Left((Ok(outcome), _)) => outcome,
+        Either::Left((Err(panic), _)) => {
             let text = panic.downcast_ref::<&str>().copied().map(str::to_owned);
             let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
             Outcome::Retry { after: None, failure: Failure::new(format!("the handler panicked: {text}")) }
         }
-        Err(_) => Outcome::Retry {
-            after: None,
-            failure: Failure::new(format!("timed out after {}", crate::config::duration::format(timeout)))
-                .with_fault(Fault::Failing),
-        },
+        Either::Right((error, _)) => {
+            Outcome::Retry { after: None, failure: Failure::new(error).with_fault(Fault::Failing) }
+        }
+    }
+}
+
+impl<T: Copy> Watch<'_, T> {
+    /// Passes on what the attempt says, until its time is over; returns why it is.
+    async fn until_given_up(self) -> String {
+        match future::select(pin!(self.deadline()), pin!(self.tell())).await {
+            Either::Left((error, _)) => error,
+            Either::Right((never, _)) => match never {},
+        }
+    }
+
+    async fn deadline(&self) -> String {
+        let Limits { silence, in_all } = self.limits;
+        let began = Instant::now();
+        let end = began + in_all;
+        let mut heard = began;
+        loop {
+            let until = end.min(heard + silence);
+            sleep_until(until.into()).await;
+            if until == end {
+                let limit = if silence == in_all { "" } else { ", its max_timeout" };
+                return format!("timed out after {}{limit}", format(in_all));
+            }
+            // The database is asked only when nothing was said here; what was said while it was asked counts, too.
+            let before = heard;
+            heard = self.last_said().map_or(heard, |said| heard.max(said));
+            if heard == before {
+                let elsewhere = self.last_heard_of(end).await;
+                heard = [Some(heard), elsewhere, self.last_said()].into_iter().flatten().fold(began, Instant::max);
+            }
+            if heard + silence <= Instant::now() {
+                return format!("timed out after {} without a heartbeat", format(silence));
+            }
+        }
+    }
+
+    fn last_said(&self) -> Option<Instant> {
+        self.said.borrow().as_ref().map(|said| said.at)
+    }
+
+    /// When the attempt was heard of in the database, for example from the service that an HTTP request went to.
+    async fn last_heard_of(&self, end: Instant) -> Option<Instant> {
+        let (answer, answered) = oneshot::channel();
+        let _ = self.news.send(News::Silent(self.ticket, answer));
+        let age = timeout_at(end.into(), answered).await.ok()?.ok()?;
+        Instant::now().checked_sub(age)
+    }
+
+    async fn tell(&self) -> Infallible {
+        let mut said = self.said.clone();
+        while said.changed().await.is_ok() {
+            let newest = said.borrow_and_update().clone();
+            if let Some(mut heartbeat) = newest {
+                heartbeat.progress = heartbeat.progress.map(|progress| bounded_as("progress", progress));
+                let _ = self.news.send(News::Said(self.ticket, heartbeat));
+            }
+            sleep(TELL_EVERY).await;
+        }
+        future::pending().await
     }
 }
 
@@ -147,14 +253,15 @@ mod tests {
             number: 1,
             has_row: false,
             installation: uuid::Uuid::nil(),
+            heartbeats: crate::event::Heartbeats::default(),
         }
     }
 
     #[tokio::test]
     async fn a_cancelled_attempt_is_dropped_and_its_outcome_never_arrives() {
         let (says, mut said) = unbounded_channel();
-        let mut runner = Runner::new();
-        let long = Duration::from_hours(1);
+        let mut runner = Runner::new(unbounded_channel().0);
+        let long = Limits { silence: Duration::from_hours(1), in_all: Duration::from_hours(1) };
         let hangs: Arc<dyn Handler> = Arc::new(Told { says: says.clone(), ends: false });
         runner.start(1, hangs, attempt(), long);
         assert_eq!(said.recv().await, Some("begun"));

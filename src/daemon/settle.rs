@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
+use super::beat::Beats;
 use super::write::{Ended, Fate, Ticket, Write};
 use crate::observe::{Observation, Observer};
 use crate::outcome::{Failure, Settlement, TEXT_BYTES_MAX, excerpt};
@@ -32,6 +33,8 @@ pub enum Request {
     Write(Write),
     Claim(Vec<(Arc<str>, usize)>),
     Checkpoint(Vec<Checkpoint>),
+    /// What running attempts said, and questions about silent ones.
+    Beats(Beats),
     /// Rings the bell, to hear whether the listener hears it.
     Ring,
     /// The breaker of a handler's target has opened, because of this error, or closed.
@@ -70,11 +73,19 @@ pub async fn run(
     while requests.recv_many(&mut waiting, BATCH_MAX).await > 0 {
         gather(&mut requests, &mut waiting, gather_until).await;
         let mut writes = Vec::new();
+        let mut beats = Beats::default();
         for request in waiting.drain(..) {
-            if let Request::Write(write) = request {
-                writes.push(write);
-                continue;
-            }
+            let request = match request {
+                Request::Write(write) => {
+                    writes.push(write);
+                    continue;
+                }
+                Request::Beats(more) => {
+                    beats.extend(more);
+                    continue;
+                }
+                other => other,
+            };
             // What came before must be written before: a claim must see what was scheduled.
             settle(store, std::mem::take(&mut writes), &replies, &observer).await?;
             let reply = match request {
@@ -103,7 +114,7 @@ pub async fn run(
                     store.append_position(&checkpoints).await?;
                     None
                 }
-                Request::Write(_) => None,
+                Request::Write(_) | Request::Beats(_) => None,
             };
             if let Some(reply) = reply {
                 // Nobody listens any more when the term is over; then nobody needs the answer.
@@ -111,6 +122,8 @@ pub async fn run(
             }
         }
         settle(store, writes, &replies, &observer).await?;
+        // After the rows they belong to.
+        beats.serve(store, &observer).await?;
         gather_until = Instant::now() + GATHER;
     }
     Ok(())
@@ -119,7 +132,8 @@ pub async fn run(
 /// Lets a batch grow until this time. Only outcomes can wait, and nobody waits for them: a handler's slot is free when its
 /// attempt has ended, not when that is written.
 async fn gather(requests: &mut UnboundedReceiver<Request>, waiting: &mut Vec<Request>, until: Instant) {
-    let only_writes = |requests: &[Request]| requests.iter().all(|request| matches!(request, Request::Write(_)));
+    let can_wait = |request: &Request| matches!(request, Request::Write(_) | Request::Beats(_));
+    let only_writes = |requests: &[Request]| requests.iter().all(can_wait);
     while waiting.len() < BATCH_MAX && only_writes(waiting) {
         let room = BATCH_MAX - waiting.len();
         match tokio::time::timeout_at(until.into(), requests.recv_many(waiting, room)).await {

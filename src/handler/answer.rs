@@ -48,7 +48,7 @@ impl Answer {
 
 /// The keys of the answer, each value unread. Values that nobody asks for are never built, and skipping over one takes
 /// no stack however deep it is; `serde_json` refuses to build one that is nested deeper than 128 levels.
-type Fields<'a> = BTreeMap<String, &'a RawValue>;
+pub(super) type Fields<'a> = BTreeMap<String, &'a RawValue>;
 
 /// Reads an answer.
 ///

@@ -14,9 +14,10 @@ use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
 use super::answer::{self, with_response};
+use super::progress::Lines;
 use super::{Handler, OutcomeFuture};
 use crate::config::CommandConfig;
-use crate::event::Attempt;
+use crate::event::{Attempt, Heartbeats};
 use crate::outcome::{Failure, Fault, Outcome, TEXT_BYTES_MAX};
 
 /// `EX_DATAERR` of `sysexits.h`: the event will never be accepted. Every other failure may pass, `EX_TEMPFAIL` (75) and
@@ -63,7 +64,7 @@ impl CommandHandler {
             Ok(child) => child,
             Err(error) => return cannot_run(program, &error),
         };
-        match supervise(&mut child, &attempt.event.payload).await {
+        match supervise(&mut child, attempt).await {
             Ok((status, output)) => judge(status, &output),
             Err(error) => retry(format!("lost track of {program:?}: {error}")),
         }
@@ -103,19 +104,19 @@ struct Output {
 }
 
 /// Feeds the process and reads from it until it has ended.
-async fn supervise(child: &mut Child, payload: &str) -> std::io::Result<(ExitStatus, Output)> {
+async fn supervise(child: &mut Child, attempt: &Attempt) -> std::io::Result<(ExitStatus, Output)> {
     let group = Group::of(child);
-    let mut output = Output::default();
+    let (mut output, mut lines) = (Output::default(), Lines::default());
     let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     let status = {
         let pipes = pin!(future::join3(
             async {
                 if let Some(mut stdin) = stdin {
                     // A program need not read its stdin; whether it succeeded is told by its exit code.
-                    let _ = stdin.write_all(payload.as_bytes()).await;
+                    let _ = stdin.write_all(attempt.event.payload.as_bytes()).await;
                 }
             },
-            keep_beginning(stdout, &mut output.stdout),
+            read_stdout(stdout, &mut lines, &attempt.heartbeats),
             keep_end(stderr, &mut output.stderr),
         ));
         let ended = pin!(async {
@@ -133,16 +134,22 @@ async fn supervise(child: &mut Child, payload: &str) -> std::io::Result<(ExitSta
             Either::Right((_, ended)) => ended.await,
         }
     }?;
+    // The last line need not have an end.
+    if let Some(progress) = lines.end() {
+        attempt.heartbeats.beat(progress);
+    }
+    output.stdout = lines.kept;
     Ok((status, output))
 }
 
-/// Keeps the beginning of a stream, one byte more than an answer may have so that a cut answer is not taken for a
-/// complete one. The rest is read and thrown away: a process must not block on a full pipe.
-async fn keep_beginning(stream: Option<impl AsyncRead + Unpin>, kept: &mut Vec<u8>) {
+/// Takes the heartbeats out of a stream as they come. All of it is read: a process must not block on a full pipe.
+async fn read_stdout(stream: Option<impl AsyncRead + Unpin>, lines: &mut Lines, heartbeats: &Heartbeats) {
     let Some(mut stream) = stream else { return };
-    let limit = answer::BYTES_MAX as u64 + 1;
-    if (&mut stream).take(limit).read_to_end(kept).await.is_ok() {
-        let _ = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await;
+    let mut buffer = vec![0; 8192];
+    while let Ok(read @ 1..) = stream.read(&mut buffer).await {
+        if let Some(progress) = lines.read(&buffer[..read]) {
+            heartbeats.beat(progress);
+        }
     }
 }
 

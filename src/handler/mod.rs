@@ -5,6 +5,7 @@ pub mod answer;
 pub mod command;
 pub mod http;
 pub mod native;
+mod progress;
 pub mod sql;
 #[cfg(test)]
 mod tests;

@@ -71,6 +71,9 @@ pub struct DeliveryStory {
     pub started_at: Option<Timestamp>,
     pub finished_at: Option<Timestamp>,
     pub last_error: Option<String>,
+    /// What an attempt said last, and when the present one did.
+    pub progress: Option<Value>,
+    pub heartbeat_at: Option<Timestamp>,
     pub result: Option<Value>,
     /// Those that did not simply succeed the first time.
     pub history: Vec<AttemptStory>,
@@ -162,6 +165,8 @@ impl Store {
                 started_at: row.get("started_at"),
                 finished_at: row.get("finished_at"),
                 last_error: row.get("last_error"),
+                progress: row.get("progress"),
+                heartbeat_at: row.get("heartbeat_at"),
                 result: row.get("result"),
                 history,
             }

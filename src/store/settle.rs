@@ -1,6 +1,6 @@
 //! Writing states back: batches of outcomes, claims of what is due. All of it belongs on the session that leads.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -50,6 +50,27 @@ pub struct Attempts {
     pub outcomes: Vec<&'static str>,
     pub errors: Vec<Option<String>>,
     pub responses: Vec<Option<String>>,
+}
+
+/// Running attempts: a column per parameter of `heartbeat.sql`, and the first three for `heartbeat_age.sql`.
+#[derive(Debug, Default)]
+pub struct Heartbeats {
+    pub event_ids: Vec<i64>,
+    pub handlers: Vec<Arc<str>>,
+    pub attempts: Vec<i32>,
+    /// µs since it was said.
+    pub said: Vec<i64>,
+    /// `None` keeps what was said before.
+    pub progress: Vec<Option<serde_json::Value>>,
+}
+
+impl Heartbeats {
+    /// Adds an attempt; what it said is added by whoever has something to say.
+    pub fn push(&mut self, event: EventId, handler: Arc<str>, attempt: u32) {
+        self.event_ids.push(event.0);
+        self.handlers.push(handler);
+        self.attempts.push(attempt.cast_signed());
+    }
 }
 
 /// A delivery from `outbox.open` whose next attempt has been started in the database.
@@ -148,6 +169,20 @@ impl Store {
             &rows.responses,
         ];
         self.execute(sql!("append_attempt"), params).await
+    }
+
+    /// Keeps what running attempts have said; returns how many of them still had a row.
+    pub async fn heartbeat(&self, rows: &Heartbeats) -> Result<u64, Error> {
+        let handlers = texts(&rows.handlers);
+        self.execute(sql!("heartbeat"), &[&rows.event_ids, &handlers, &rows.attempts, &rows.said, &rows.progress]).await
+    }
+
+    /// How long ago these running attempts were heard of; one that never was is missing.
+    pub async fn heartbeat_age(&self, rows: &Heartbeats) -> Result<HashMap<(EventId, String), Duration>, Error> {
+        let handlers = texts(&rows.handlers);
+        let found = self.query(sql!("heartbeat_age"), &[&rows.event_ids, &handlers, &rows.attempts]).await?;
+        let age = |row: &Row| Duration::from_micros(row.get::<_, i64>("age").unsigned_abs());
+        Ok(found.iter().map(|row| ((EventId(row.get("event_id")), row.get("handler")), age(row))).collect())
     }
 
     /// Starts the next attempt of what is due, at most so many per handler.

@@ -15,6 +15,7 @@ mod key_model;
 mod key_order;
 mod lane;
 mod lifecycle;
+mod long_work;
 mod migrate;
 mod model;
 mod outage;

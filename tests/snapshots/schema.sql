@@ -588,9 +588,9 @@ BEGIN
     LOOP
         PERFORM FROM outbox.open o
         WHERE o.handler = NEW.handler AND o.key = NEW.key AND o.event_id <> NEW.event_id
-          AND outbox.holds_key(o.state, o.attempt, policy)
-          -- Those behind a dead one that wait for their turn, or are dead themselves, do not keep it from running again.
-          AND NOT (revived AND o.n > NEW.n AND (o.state = 'dead' OR o.state = 'blocked' AND o.due_at IS NULL))
+          AND outbox.has_turn(o.state, o.attempt, o.due_at, policy)
+          -- One that died behind a dead one does not keep it from running again.
+          AND NOT (revived AND o.n > NEW.n AND o.state = 'dead')
         ORDER BY o.n DESC LIMIT 1 FOR SHARE;
         IF FOUND THEN
             NEW.state := 'blocked';
@@ -603,8 +603,8 @@ BEGIN
         IF NOT EXISTS (
             SELECT FROM outbox.open o
             WHERE o.handler = NEW.handler AND o.key = NEW.key AND o.event_id <> NEW.event_id
-              AND outbox.holds_key(o.state, o.attempt, policy)
-              AND NOT (revived AND o.n > NEW.n AND (o.state = 'dead' OR o.state = 'blocked' AND o.due_at IS NULL))
+              AND outbox.has_turn(o.state, o.attempt, o.due_at, policy)
+              AND NOT (revived AND o.n > NEW.n AND o.state = 'dead')
         ) THEN
             NEW.due_at := coalesce(NEW.due_at, clock_timestamp());
             RETURN NEW;

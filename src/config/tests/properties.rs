@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::outcome::Backoff;
 
 fn durations(min_ms: u64, max_ms: u64) -> impl Strategy<Value = Duration> {
     (min_ms..max_ms).prop_map(Duration::from_millis)

@@ -22,7 +22,7 @@ use self::rate::Rate;
 use super::windows::Windows;
 use super::write::{Ended, Fate, LaneId, Ticket, Write};
 use crate::config::{DeliveryConfig, OnDeadKey, Record};
-use crate::event::{Event, KeyHash};
+use crate::event::{Event, EventId, KeyHash};
 use crate::outcome::{Fault, Outcome, Settlement, Tried, settle};
 use crate::snapshot::Snapshot;
 use crate::store::registry::Checkpoint;
@@ -283,6 +283,18 @@ impl Lane {
         if let Some(window) = window {
             self.windows.settled(window);
         }
+    }
+
+    #[must_use]
+    pub fn runs(&self, ticket: Ticket) -> bool {
+        self.deliveries.get(&ticket).is_some_and(|delivery| delivery.running)
+    }
+
+    /// The event and the number of an attempt that runs and has a row, or will have one when what was asked for is written.
+    #[must_use]
+    pub fn recorded(&self, ticket: Ticket) -> Option<(EventId, u32)> {
+        let delivery = self.deliveries.get(&ticket).filter(|delivery| delivery.running && delivery.has_row)?;
+        Some((delivery.event.id, delivery.attempt))
     }
 
     /// When the lane wants to be asked again, if nothing else happens. `claims`: whether a claim could be made.

@@ -9,7 +9,7 @@ use super::super::settle::Request;
 use super::super::write::{Fate, LaneId, Ticket};
 use super::gate::verdict;
 use super::{PULSE_EVERY, Term};
-use crate::event::{Attempt, EventId};
+use crate::event::{Attempt, EventId, Heartbeats};
 use crate::observe::Observation;
 use crate::outcome::{Outcome, Settlement};
 use crate::store::settle::{Claim, Claimed, Standing};
@@ -32,8 +32,9 @@ impl Term<'_> {
             number: start.attempt,
             has_row: start.has_row,
             installation: self.installation,
+            heartbeats: Heartbeats::default(),
         };
-        self.runner.start(start.ticket, Arc::clone(&slot.spec.handler), attempt, slot.lane.config().timeout);
+        self.runner.start(start.ticket, Arc::clone(&slot.spec.handler), attempt, slot.lane.config().into());
         self.counts(start.ticket.lane, start.began);
     }
 

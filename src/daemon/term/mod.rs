@@ -4,6 +4,7 @@
 //!
 //! Restart, reconnect and takeover are the same thing: a new term, which begins by reading the positions and the log.
 
+mod beat;
 mod change;
 mod deliveries;
 mod gate;
@@ -21,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use self::gate::Gate;
+use super::beat::News;
 use super::bell::{Bell, Next};
 use super::breaker::Breaker;
 use super::context::{Context, HandlerSpec, Handlers, Positions};
@@ -88,6 +90,7 @@ enum Input {
     Stop,
     Replied(Reply),
     Ended(Ticket, Outcome),
+    News(News<Ticket>),
     Answered(Result<Answer, Error>),
     Woken,
     Reload,
@@ -98,6 +101,7 @@ enum Input {
 struct Ears<'a> {
     wake: Arc<Notify>,
     replies: UnboundedReceiver<Reply>,
+    news: UnboundedReceiver<News<Ticket>>,
     settler: JoinSet<Result<(), Error>>,
     handlers: Handlers,
     stop: &'a CancellationToken,
@@ -118,6 +122,7 @@ struct Term<'a> {
     tail: Tail,
     bell: Bell,
     runner: Runner<Ticket>,
+    said: beat::Said,
     requests: UnboundedSender<Request>,
     job: Option<BoxFuture<'static, Result<Answer, Error>>>,
     claiming: bool,
@@ -154,11 +159,12 @@ pub(super) async fn lead(
     let lost = async move { lost.await.0.to_string() };
     let (requests, queue) = unbounded_channel();
     let (answers, replies) = unbounded_channel();
+    let (teller, news) = unbounded_channel();
     let mut settler = JoinSet::new();
     let (leader, observer) = (links.leader, context.observer.clone());
     settler.spawn(async move { settle::run(&leader, queue, answers, observer).await });
     let (specs, handlers) = links.handlers;
-    let mut ears = Ears { wake: links.wake, replies, settler, handlers, stop };
+    let mut ears = Ears { wake: links.wake, replies, news, settler, handlers, stop };
     let now = Instant::now();
     let mut term = Term {
         context,
@@ -170,7 +176,8 @@ pub(super) async fn lead(
         next_lane: 0,
         routes: HashMap::new(),
         bell: Bell::new(now),
-        runner: Runner::new(),
+        runner: Runner::new(teller),
+        said: beat::Said::new(),
         requests,
         job: None,
         claiming: false,
@@ -232,7 +239,9 @@ impl Term<'_> {
             }
             for _ in 0..INPUTS_TOGETHER {
                 let ended = self.runner.try_ended().map(|(ticket, outcome)| Input::Ended(ticket, outcome));
-                let Some(input) = ended.or_else(|| ears.replies.try_recv().ok().map(Input::Replied)) else { break };
+                let replied = || ears.replies.try_recv().ok().map(Input::Replied);
+                let news = || ears.news.try_recv().ok().map(Input::News);
+                let Some(input) = ended.or_else(replied).or_else(news) else { break };
                 if let Err(reason) = self.apply(input, now) {
                     return End::Lost(reason);
                 }
@@ -260,6 +269,7 @@ impl Term<'_> {
             () = ears.stop.cancelled(), if !self.stopping => Input::Stop,
             Some(reply) = ears.replies.recv() => Input::Replied(reply),
             (ticket, outcome) = self.runner.ended() => Input::Ended(ticket, outcome),
+            Some(news) = ears.news.recv() => Input::News(news),
             answer = job => Input::Answered(answer),
             () = ears.wake.notified() => Input::Woken,
             Ok(()) = ears.handlers.changed(), if !self.stopping => Input::Reload,
@@ -278,6 +288,7 @@ impl Term<'_> {
             Input::Replied(Reply::Claimed(claim)) => self.claimed(claim, now),
             Input::Replied(Reply::Registered(beginnings)) => self.registered(&beginnings, now),
             Input::Ended(ticket, outcome) => self.ended(ticket, outcome, now),
+            Input::News(news) => self.news(news),
             Input::Answered(answer) => {
                 self.job = None;
                 self.answered(answer.map_err(|error| error.to_string())?, now);
@@ -301,6 +312,7 @@ impl Term<'_> {
     fn act(&mut self, now: Instant) {
         self.claim(now, false);
         self.start(now);
+        self.pass_on();
         if !self.stopping {
             self.ask(now);
             self.reload(now);

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Handler;
-use crate::event::{Attempt, Event, EventId};
+use crate::event::{Attempt, Event, EventId, Heartbeats};
 use crate::outcome::{Failure, Outcome};
 
 /// Long enough for a loaded machine; no test waits for it unless a promise is broken.
@@ -33,6 +33,7 @@ fn attempt(event: Event) -> Attempt {
         number: 3,
         has_row: false,
         installation: "0b0c6a3e-2f0b-4a7e-9c55-0d9f3f5f1a11".parse().unwrap(),
+        heartbeats: Heartbeats::default(),
     }
 }
 
