@@ -59,6 +59,12 @@ impl Pattern {
         reach[topic.len()]
     }
 
+    /// Whether it has no wildcard, so that it is a topic as well.
+    #[must_use]
+    pub fn is_topic(&self) -> bool {
+        self.words.iter().all(|word| matches!(word, Word::Literal(_)))
+    }
+
     /// The pattern as it was written.
     #[must_use]
     pub fn as_str(&self) -> &str {

@@ -2,11 +2,26 @@
 
 pub(super) const ROOT: &[&str] = &["database", "daemon", "handler"];
 pub(super) const DATABASE: &[&str] = &["url"];
-pub(super) const DAEMON: &[&str] = &["poll_interval", "drain_timeout", "dedup_window", "pool_size"];
-pub(super) const HANDLER: &[&str] =
-    &["topics", "http", "command", "env", "sql", "concurrency", "timeout", "retry", "start"];
+pub(super) const DAEMON: &[&str] = &["poll_interval", "drain_timeout", "dedup_window", "once_window", "pool_size"];
+pub(super) const HANDLER: &[&str] = &[
+    "topics",
+    "http",
+    "command",
+    "env",
+    "sql",
+    "concurrency",
+    "timeout",
+    "max_timeout",
+    "retry",
+    "ordered",
+    "on_dead_key",
+    "record",
+    "breaker",
+    "on_dead",
+    "start",
+];
 pub(super) const HTTP: &[&str] = &["url", "secret", "headers"];
-pub(super) const RETRY: &[&str] = &["max_attempts", "base", "max"];
+pub(super) const RETRY: &[&str] = &["max_attempts", "backoff", "base", "max", "concurrency", "rate"];
 
 /// Whether a key has a meaning in some table.
 pub(super) fn is_known(key: &str) -> bool {

@@ -2,8 +2,9 @@
 //!
 //! The file as written is TOML; [`Config::parse`] reads it and reports everything that is wrong with it at once. A file
 //! becomes text with sections (`text`), a document and its syntax errors (`syntax`), typed fields (`reader`), and
-//! then what it means (`parse`, `kind`). `write` is the way back. Nothing here connects, resolves or runs anything.
+//! then what it means (`parse`, `kind`, `delivery`). `write` is the way back. Nothing here connects, resolves or runs anything.
 
+mod delivery;
 pub mod duration;
 mod error;
 mod expand;
@@ -53,6 +54,8 @@ pub struct DaemonConfig {
     pub drain_timeout: Duration,
     /// How long a dedup key is remembered.
     pub dedup_window: Duration,
+    /// How long `outbox.once` remembers.
+    pub once_window: Duration,
     /// Connections for SQL handlers.
     pub pool_size: usize,
 }
@@ -64,6 +67,7 @@ impl Default for DaemonConfig {
             poll_interval: Some(Duration::from_secs(5)),
             drain_timeout: Duration::from_secs(30),
             dedup_window: Duration::from_hours(24),
+            once_window: Duration::from_hours(30 * 24),
             pool_size: 8,
         }
     }
@@ -85,7 +89,7 @@ pub struct DeliveryConfig {
     pub concurrency: usize,
     /// The longest an attempt may run, or may be silent if it says that it is alive.
     pub timeout: Duration,
-    /// The longest an attempt may run that says so; `None`: its word counts for nothing.
+    /// The longest an attempt may run that says so, longer than `timeout`; `None`: its word counts for nothing.
     pub max_timeout: Option<Duration>,
     pub retry: RetryPolicy,
     /// One delivery of a key at a time, in order; what a dead one does to those behind it. `None`: no order.

@@ -9,19 +9,13 @@ use toml::de::DeTable;
 use super::error::Errors;
 use super::reader::{Field, Reader, Table};
 use super::text::{Lines, quote};
-use super::{Config, DaemonConfig, DeliveryConfig, HandlerConfig, Secret, Start, duration, keys, kind, syntax};
-use crate::outcome::RetryPolicy;
-use crate::topic::Pattern;
+use super::{Config, DaemonConfig, HandlerConfig, Secret, delivery, keys, kind, syntax};
 
 const HANDLERS_MAX: usize = 500;
-const TOPICS_MAX: usize = 100;
-const COUNT: RangeInclusive<u16> = 1..=1000;
 const POLL_INTERVAL: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_hours(1);
 const DRAIN_TIMEOUT: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_hours(1);
 const DEDUP_WINDOW: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_hours(366 * 24);
-const TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_hours(24);
-const RETRY_BASE: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_hours(24);
-const RETRY_MAX: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_hours(30 * 24);
+const ONCE_WINDOW: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_hours(3660 * 24);
 
 impl Config {
     /// Reads a configuration, or says everything that is wrong with it. `file` is its name in the errors; `env` gives
@@ -82,9 +76,10 @@ fn daemon(reader: &mut Reader<'_>, table: &Table<'_>) -> DaemonConfig {
             daemon.poll_interval = Some(interval);
         }
     }
-    set_duration(reader, table, "drain_timeout", &DRAIN_TIMEOUT, &mut daemon.drain_timeout);
-    set_duration(reader, table, "dedup_window", &DEDUP_WINDOW, &mut daemon.dedup_window);
-    if let Some(size) = count(reader, table, "pool_size") {
+    reader.set_duration(table, "drain_timeout", &DRAIN_TIMEOUT, &mut daemon.drain_timeout);
+    reader.set_duration(table, "dedup_window", &DEDUP_WINDOW, &mut daemon.dedup_window);
+    reader.set_duration(table, "once_window", &ONCE_WINDOW, &mut daemon.once_window);
+    if let Some(size) = reader.count(table, "pool_size") {
         daemon.pool_size = size.into();
     }
     daemon
@@ -109,97 +104,10 @@ fn handler(reader: &mut Reader<'_>, field: &Field<'_>) -> Option<HandlerConfig> 
     let table = reader.table(field, "write a table: [handler.NAME]")?;
     reader.know(&table, keys::HANDLER);
     let kind = kind::read(reader, &table);
-    let mut delivery = DeliveryConfig::new(topics(reader, &table));
-    if let Some(concurrency) = count(reader, &table, "concurrency") {
-        delivery.concurrency = concurrency.into();
-    }
-    set_duration(reader, &table, "timeout", &TIMEOUT, &mut delivery.timeout);
-    if let Some(field) = reader.field(&table, "retry") {
-        delivery.retry = retry(reader, &field);
-    }
-    if let Some(field) = reader.field(&table, "start")
-        && let Some(start) = start(reader, &field)
-    {
-        delivery.start = start;
-    }
+    let delivery = delivery::read(reader, &table);
     Some(HandlerConfig { name: Arc::from(field.name), kind: kind?, delivery })
 }
 
 fn is_handler_name(name: &str) -> bool {
     (1..=63).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'))
-}
-
-fn topics(reader: &mut Reader<'_>, table: &Table<'_>) -> Vec<Pattern> {
-    const RULE: &str = "write an array of topic patterns such as [\"user.registered\", \"payment.*\"]";
-    let Some(field) = reader.field(table, "topics") else {
-        reader.lacks(table, format!("`topics` is missing; {RULE}"));
-        return Vec::new();
-    };
-    let Some(texts) = reader.strings(&field, RULE) else { return Vec::new() };
-    if texts.is_empty() {
-        reader.refuse(&field, format!("the array is empty; {RULE}, or [\"#\"] for every topic"));
-    }
-    if texts.len() > TOPICS_MAX {
-        reader.refuse(&field, format!("{} topics are too many; write at most {TOPICS_MAX}", texts.len()));
-    }
-    let mut patterns: Vec<Pattern> = Vec::with_capacity(texts.len());
-    for (item, text) in texts {
-        match text.parse::<Pattern>() {
-            Ok(pattern) if patterns.contains(&pattern) => {
-                reader.refuse(&item, format!("{} is there already; write each topic once", quote(text)));
-            }
-            Ok(pattern) => patterns.push(pattern),
-            Err(error) => reader.refuse(&item, error.to_string()),
-        }
-    }
-    patterns
-}
-
-fn retry(reader: &mut Reader<'_>, field: &Field<'_>) -> RetryPolicy {
-    let mut retry = RetryPolicy::default();
-    let rule = "write a table such as { max_attempts = 12, base = \"1s\", max = \"1h\" }";
-    let Some(table) = reader.table(field, rule) else { return retry };
-    reader.know(&table, keys::RETRY);
-    if let Some(attempts) = count(reader, &table, "max_attempts") {
-        retry.max_attempts = attempts.into();
-    }
-    let base_is_read = set_duration(reader, &table, "base", &RETRY_BASE, &mut retry.base);
-    let max_is_read = set_duration(reader, &table, "max", &RETRY_MAX, &mut retry.max);
-    if base_is_read && max_is_read && retry.base > retry.max {
-        let show = |name, value| {
-            let note = if table.has(name) { "" } else { " (the default)" };
-            format!("`{name}` \"{}\"{note}", duration::format(value))
-        };
-        let (base, max) = (show("base", retry.base), show("max", retry.max));
-        reader.refuse(field, format!("{base} is longer than {max}; write `base` at most as long as `max`"));
-    }
-    retry
-}
-
-fn start(reader: &mut Reader<'_>, field: &Field<'_>) -> Option<Start> {
-    const RULE: &str = "write \"now\" or \"beginning\"";
-    match reader.string(field, RULE)? {
-        "now" => Some(Start::Now),
-        "beginning" => Some(Start::Beginning),
-        other => reader.refused(field, format!("{} is not a place to start; {RULE}", quote(other))),
-    }
-}
-
-fn count(reader: &mut Reader<'_>, table: &Table<'_>, name: &str) -> Option<u16> {
-    let field = reader.field(table, name)?;
-    reader.integer(&field, COUNT)
-}
-
-/// Replaces the default in `target` if the key is there; false if what is there cannot be used.
-fn set_duration(
-    reader: &mut Reader<'_>,
-    table: &Table<'_>,
-    name: &str,
-    range: &RangeInclusive<Duration>,
-    target: &mut Duration,
-) -> bool {
-    let Some(field) = reader.field(table, name) else { return true };
-    let Some(duration) = reader.duration(&field, range, "") else { return false };
-    *target = duration;
-    true
 }

@@ -13,6 +13,9 @@ use super::expand::{Env, expand};
 use super::syntax::Damage;
 use super::text::{Lines, join, quote};
 
+/// How many of something there may be, if nothing else is said.
+const COUNT: RangeInclusive<u32> = 1..=1000;
+
 /// Collects the errors of one document.
 pub(super) struct Reader<'a> {
     lines: Lines<'a>,
@@ -138,10 +141,68 @@ impl<'a> Reader<'a> {
         items.iter().map(item).collect()
     }
 
-    pub(super) fn integer(&mut self, field: &Field<'_>, range: RangeInclusive<u16>) -> Option<u16> {
+    pub(super) fn boolean(&mut self, field: &Field<'_>, rule: &str) -> Option<bool> {
+        match field.value {
+            DeValue::Boolean(boolean) => Some(*boolean),
+            _ => self.mistyped(field, rule),
+        }
+    }
+
+    /// The value that one of these words stands for. `what` says what the words are.
+    pub(super) fn choice<T: Clone>(
+        &mut self,
+        field: &Field<'_>,
+        what: &str,
+        words: &[(&str, T)],
+        rule: &str,
+    ) -> Option<T> {
+        let text = self.string(field, rule)?;
+        match words.iter().find(|(word, _)| *word == text) {
+            Some((_, value)) => Some(value.clone()),
+            None => self.refused(field, format!("{} is not {what}; {rule}", quote(text))),
+        }
+    }
+
+    /// Replaces the default in `target` if the key is there and one of two words.
+    pub(super) fn set_choice<T: Clone>(
+        &mut self,
+        table: &Table<'_>,
+        name: &str,
+        what: &str,
+        words: &[(&str, T); 2],
+        target: &mut T,
+    ) {
+        let Some(field) = self.field(table, name) else { return };
+        let rule = format!("write \"{}\" or \"{}\"", words[0].0, words[1].0);
+        if let Some(value) = self.choice(&field, what, words, &rule) {
+            *target = value;
+        }
+    }
+
+    /// How many of something, if the key is there.
+    pub(super) fn count(&mut self, table: &Table<'_>, name: &str) -> Option<u16> {
+        let field = self.field(table, name)?;
+        self.integer(&field, COUNT).and_then(|count| u16::try_from(count).ok())
+    }
+
+    /// Replaces the default in `target` if the key is there; false if what is there cannot be used.
+    pub(super) fn set_duration(
+        &mut self,
+        table: &Table<'_>,
+        name: &str,
+        range: &RangeInclusive<Duration>,
+        target: &mut Duration,
+    ) -> bool {
+        let Some(field) = self.field(table, name) else { return true };
+        let Some(duration) = self.duration(&field, range, "") else { return false };
+        *target = duration;
+        true
+    }
+
+    pub(super) fn integer(&mut self, field: &Field<'_>, range: RangeInclusive<u32>) -> Option<u32> {
         let rule = format!("write an integer from {} to {}", range.start(), range.end());
         let DeValue::Integer(integer) = field.value else { return self.mistyped(field, &rule) };
-        let number = u16::from_str_radix(integer.as_str(), integer.radix()).ok().filter(|n| range.contains(n));
+        let number = u32::from_str_radix(integer.as_str(), integer.radix()).ok().filter(|n| range.contains(n));
         if number.is_none() {
             self.refuse(field, format!("{} is out of range; {rule}", shorten(&integer.to_string())));
         }
@@ -208,6 +269,10 @@ impl Field<'_> {
     /// Whether the value is this string.
     pub(super) fn is(&self, text: &str) -> bool {
         self.value.as_str() == Some(text)
+    }
+
+    pub(super) fn is_array(&self) -> bool {
+        matches!(self.value, DeValue::Array(_))
     }
 }
 

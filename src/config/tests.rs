@@ -1,11 +1,13 @@
 //! What a file means, and what is said about one that means nothing.
 
+use std::collections::BTreeSet;
 use std::io::Write as _;
 
 use expect_test::{Expect, expect};
 
 use super::*;
 
+mod delivery;
 mod properties;
 mod secrets;
 
@@ -51,7 +53,7 @@ fn the_default_file_says_what_happens_without_it() {
     assert_eq!(parse(DEFAULT_FILE).unwrap(), Config::default());
     assert_eq!(parse("").unwrap(), Config::default());
     let daemon = &toml::from_str::<toml::Table>(DEFAULT_FILE).unwrap()["daemon"];
-    let keys = ["dedup_window", "drain_timeout", "poll_interval", "pool_size"];
+    let keys = ["dedup_window", "drain_timeout", "once_window", "poll_interval", "pool_size"];
     assert_eq!(daemon.as_table().unwrap().keys().collect::<Vec<_>>(), keys, "every key is there");
 }
 
@@ -60,23 +62,22 @@ fn the_examples_of_the_default_file_show_every_key_with_its_default() {
     let config = parse(&uncommented()).unwrap();
     assert_eq!(config.daemon.database_url, Some(Secret::new("hunter2".to_owned())));
     let names: Vec<&str> = config.handlers.iter().map(|handler| &*handler.name).collect();
-    assert_eq!(names, ["ledger", "thumbnail", "welcome_email"]);
-    for handler in &config.handlers {
+    assert_eq!(names, ["account", "ledger", "thumbnail", "welcome_email"]);
+    for handler in &config.handlers[1..] {
         assert_eq!(handler.delivery, DeliveryConfig::new(handler.delivery.topics.clone()));
     }
     let written: toml::Table = toml::from_str(&uncommented()).unwrap();
-    let mut keys: Vec<&str> = Vec::new();
-    for handler in written["handler"].as_table().unwrap().values() {
+    let (mut shown, mut retry) = (BTreeSet::new(), BTreeSet::new());
+    for (name, handler) in written["handler"].as_table().unwrap() {
         let table = handler.as_table().unwrap();
-        for optional in ["concurrency", "timeout", "retry", "start"] {
-            assert!(table.contains_key(optional), "{optional}");
+        for optional in ["concurrency", "timeout", "max_timeout", "ordered", "record", "breaker", "start"] {
+            assert!(name == "account" || table.contains_key(optional), "{name}: {optional}");
         }
-        assert_eq!(table["retry"].as_table().unwrap().len(), 3);
-        keys.extend(table.keys().map(String::as_str));
+        shown.extend(table.keys().map(String::as_str));
+        retry.extend(table["retry"].as_table().unwrap().keys().map(String::as_str));
     }
-    for key in ["http", "command", "env", "sql"] {
-        assert!(keys.contains(&key), "{key}");
-    }
+    assert_eq!(shown, keys::HANDLER.iter().copied().collect());
+    assert_eq!(retry, keys::RETRY.iter().copied().collect());
     assert_eq!(written["handler"]["welcome_email"]["http"].as_table().unwrap().len(), 3);
 }
 
@@ -137,7 +138,7 @@ command = ["", "a\u0000b"]
 "##,
         &expect![[r##"
             outboxd.toml:1: poll_interval: this key is unknown; known here: database, daemon, handler
-            outboxd.toml:3: daemon.poll_intervall: this key is unknown (did you mean `poll_interval`?); known here: poll_interval, drain_timeout, dedup_window, pool_size
+            outboxd.toml:3: daemon.poll_intervall: this key is unknown (did you mean `poll_interval`?); known here: poll_interval, drain_timeout, dedup_window, once_window, pool_size
             outboxd.toml:4: daemon.poll_interval: "Off" is not a duration; write for example "500ms", "10s", "1h 30m" or "7d", or "off"
             outboxd.toml:5: daemon.drain_timeout: "2h" is out of range; write a duration from "0s" to "1h"
             outboxd.toml:6: daemon.dedup_window: "10 parsecs" is not a duration; write for example "500ms", "10s", "1h 30m" or "7d"
@@ -150,7 +151,7 @@ command = ["", "a\u0000b"]
             outboxd.toml:14: handler.nothing.concurrency: "8" is a string; write an integer from 1 to 1000
             outboxd.toml:15: handler.nothing.timeout: 10 is an integer; write a duration from "1ms" to "24h"
             outboxd.toml:16: handler.nothing.retry: `base` "2h" is longer than `max` "1h" (the default); write `base` at most as long as `max`
-            outboxd.toml:16: handler.nothing.retry.jitter: this key is unknown; known here: max_attempts, base, max
+            outboxd.toml:16: handler.nothing.retry.jitter: this key is unknown; known here: max_attempts, backoff, base, max, concurrency, rate
             outboxd.toml:16: handler.nothing.retry.max_attempts: 99999999999999999999 is out of range; write an integer from 1 to 1000
             outboxd.toml:17: handler.nothing.start: "yesterday" is not a place to start; write "now" or "beginning"
             outboxd.toml:19: handler."two words": "two words" is not the name of a handler; write 1 to 63 letters, digits, `_` and `-`
@@ -296,14 +297,33 @@ fn the_effective_configuration_is_toml_with_every_default() {
         poll_interval = "5s"
         drain_timeout = "30s"
         dedup_window = "24h"
+        once_window = "30d"
         pool_size = 8
+
+        [handler.account]
+        topics = ["account.*"]
+        sql = "app.apply_to_account"
+        concurrency = 8
+        timeout = "30s"
+        max_timeout = "30s"
+        retry = { max_attempts = 12, backoff = ["1s", "5s", "1m"], max = "1h", concurrency = 2, rate = 50 }
+        ordered = true
+        on_dead_key = "block"
+        record = "late"
+        breaker = "on"
+        on_dead = "account.dead"
+        start = "now"
 
         [handler.ledger]
         topics = ["payment.*"]
         sql = "app.apply_payment"
         concurrency = 8
         timeout = "30s"
-        retry = { max_attempts = 12, base = "1s", max = "1h" }
+        max_timeout = "30s"
+        retry = { max_attempts = 12, backoff = "exponential", base = "1s", max = "1h" }
+        ordered = false
+        record = "late"
+        breaker = "on"
         start = "now"
 
         [handler.thumbnail]
@@ -312,7 +332,11 @@ fn the_effective_configuration_is_toml_with_every_default() {
         env = { S3_TOKEN = "***" }
         concurrency = 8
         timeout = "30s"
-        retry = { max_attempts = 12, base = "1s", max = "1h" }
+        max_timeout = "30s"
+        retry = { max_attempts = 12, backoff = "exponential", base = "1s", max = "1h" }
+        ordered = false
+        record = "late"
+        breaker = "on"
         start = "now"
 
         [handler.welcome_email]
@@ -320,7 +344,11 @@ fn the_effective_configuration_is_toml_with_every_default() {
         http = { url = "http://127.0.0.1:8000/hooks", secret = "***", headers = { Authorization = "***" } }
         concurrency = 8
         timeout = "30s"
-        retry = { max_attempts = 12, base = "1s", max = "1h" }
+        max_timeout = "30s"
+        retry = { max_attempts = 12, backoff = "exponential", base = "1s", max = "1h" }
+        ordered = false
+        record = "late"
+        breaker = "on"
         start = "now"
     "#]]
     .assert_eq(&parse(&uncommented()).unwrap().to_toml());

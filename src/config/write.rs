@@ -1,10 +1,12 @@
 //! The effective configuration: what the daemon would do, every default filled in and every secret hidden.
 
 use std::fmt::{self, Write as _};
+use std::time::Duration;
 
 use super::expand::escape;
 use super::text::is_bare;
-use super::{Config, DeliveryConfig, HandlerConfig, Kind, Start, duration};
+use super::{Config, DeliveryConfig, HandlerConfig, Kind, Record, Start, duration};
+use crate::outcome::{Backoff, RetryPolicy};
 
 const HIDDEN: &str = "\"***\"";
 
@@ -30,6 +32,7 @@ fn write_config(out: &mut String, config: &Config) -> fmt::Result {
     writeln!(out, "poll_interval = \"{poll_interval}\"")?;
     writeln!(out, "drain_timeout = \"{}\"", duration::format(daemon.drain_timeout))?;
     writeln!(out, "dedup_window = \"{}\"", duration::format(daemon.dedup_window))?;
+    writeln!(out, "once_window = \"{}\"", duration::format(daemon.once_window))?;
     writeln!(out, "pool_size = {}", daemon.pool_size)?;
     for handler in &config.handlers {
         write_handler(out, handler)?;
@@ -38,25 +41,54 @@ fn write_config(out: &mut String, config: &Config) -> fmt::Result {
 }
 
 fn write_handler(out: &mut String, handler: &HandlerConfig) -> fmt::Result {
-    let DeliveryConfig { topics, concurrency, timeout, retry, start, .. } = &handler.delivery;
+    let DeliveryConfig { topics, concurrency, timeout, max_timeout, retry, ordered, record, breaker, on_dead, start } =
+        &handler.delivery;
     let topics: Vec<String> = topics.iter().map(|topic| string(topic.as_str())).collect();
     let start = match start {
         Start::Now => "now",
         Start::Beginning => "beginning",
+    };
+    let record = match record {
+        Record::Late => "late",
+        Record::Start => "start",
     };
     write!(out, "\n[handler.{}]\n", key(&handler.name))?;
     writeln!(out, "topics = [{}]", topics.join(", "))?;
     write_kind(out, &handler.kind)?;
     writeln!(out, "concurrency = {concurrency}")?;
     writeln!(out, "timeout = \"{}\"", duration::format(*timeout))?;
-    writeln!(
-        out,
-        "retry = {{ max_attempts = {}, base = \"{}\", max = \"{}\" }}",
-        retry.max_attempts,
-        duration::format(retry.base),
-        duration::format(retry.max)
-    )?;
+    writeln!(out, "max_timeout = \"{}\"", duration::format(max_timeout.unwrap_or(*timeout)))?;
+    write_retry(out, retry)?;
+    writeln!(out, "ordered = {}", ordered.is_some())?;
+    if let Some(on_dead_key) = ordered {
+        writeln!(out, "on_dead_key = \"{}\"", on_dead_key.as_str())?;
+    }
+    writeln!(out, "record = \"{record}\"")?;
+    writeln!(out, "breaker = \"{}\"", if *breaker { "on" } else { "off" })?;
+    if let Some(topic) = on_dead {
+        writeln!(out, "on_dead = {}", string(topic))?;
+    }
     writeln!(out, "start = \"{start}\"")
+}
+
+/// Without `base` where it means nothing, and without what is not limited.
+fn write_retry(out: &mut String, retry: &RetryPolicy) -> fmt::Result {
+    let RetryPolicy { max_attempts, backoff, base, max, concurrency, rate } = retry;
+    let duration = |duration: &Duration| format!("\"{}\"", duration::format(*duration));
+    let backoff = match backoff {
+        Backoff::Exponential => format!("\"exponential\", base = {}", duration(base)),
+        Backoff::Linear => format!("\"linear\", base = {}", duration(base)),
+        Backoff::Fixed => format!("\"fixed\", base = {}", duration(base)),
+        Backoff::List(pauses) => format!("[{}]", pauses.iter().map(duration).collect::<Vec<_>>().join(", ")),
+    };
+    write!(out, "retry = {{ max_attempts = {max_attempts}, backoff = {backoff}, max = {}", duration(max))?;
+    if let Some(concurrency) = concurrency {
+        write!(out, ", concurrency = {concurrency}")?;
+    }
+    if let Some(rate) = rate {
+        write!(out, ", rate = {rate}")?;
+    }
+    writeln!(out, " }}")
 }
 
 fn write_kind(out: &mut String, kind: &Kind) -> fmt::Result {

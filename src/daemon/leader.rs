@@ -84,7 +84,7 @@ pub(super) async fn take(context: &Context) -> Result<Links, LeadError> {
         let (stored, found) = (installation.stored, installation.found);
         context.observer.tell(&Observation::ClusterChanged { stored, found, restamped });
     }
-    leader.set_dedup_window(context.daemon.dedup_window).await?;
+    leader.set_windows(context.daemon.dedup_window, context.daemon.once_window).await?;
     let mut watched = context.handlers.clone();
     let handlers = Arc::clone(&watched.borrow_and_update());
     let limits: Vec<_> =

@@ -119,7 +119,7 @@ fn fault(error: &Cause) -> Fault {
     let went_away = match error.code() {
         Some(code) => ["08", "57P"].iter().any(|class| code.code().starts_with(class)),
         // A result of another type than jsonb has no code either.
-        None => error.is_closed() || error.source().is_some_and(|cause| cause.is::<std::io::Error>()),
+        None => error.is_closed() || error.source().is_some_and(<dyn std::error::Error>::is::<std::io::Error>),
     };
     if went_away { Fault::Failing } else { Fault::Refused }
 }

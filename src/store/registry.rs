@@ -83,8 +83,9 @@ impl Store {
         Ok(restamped)
     }
 
-    pub async fn set_dedup_window(&self, window: Duration) -> Result<u64, Error> {
-        self.execute(sql!("set_dedup_window"), &[&window.as_secs_f64()]).await
+    /// How long dedup keys and the keys of `outbox.once` are remembered.
+    pub async fn set_windows(&self, dedup: Duration, once: Duration) -> Result<u64, Error> {
+        self.execute(sql!("set_windows"), &[&dedup.as_secs_f64(), &once.as_secs_f64()]).await
     }
 
     /// Tries to become the leader; whether this session is it.

@@ -77,7 +77,7 @@ start = "tomorrow"
     .await;
     expect![[r##"
         78
-        outboxd: outboxd.toml:2: daemon.poll_intervall: this key is unknown (did you mean `poll_interval`?); known here: poll_interval, drain_timeout, dedup_window, pool_size
+        outboxd: outboxd.toml:2: daemon.poll_intervall: this key is unknown (did you mean `poll_interval`?); known here: poll_interval, drain_timeout, dedup_window, once_window, pool_size
         outboxd.toml:3: daemon.drain_timeout: 30 is an integer; write a duration from "0s" to "1h"
         outboxd.toml:4: daemon.dedup_window: "1 fortnight" is not a duration; write for example "500ms", "10s", "1h 30m" or "7d"
         outboxd.toml:7: handler.mail.topics: a topic pattern is words separated by single dots, but word 2 of "user..registered" is empty
@@ -420,6 +420,7 @@ async fn check_prints_the_configuration_with_its_defaults_and_without_its_secret
         poll_interval = "5s"
         drain_timeout = "30s"
         dedup_window = "24h"
+        once_window = "30d"
         pool_size = 8
 
         [handler.mail]
@@ -427,7 +428,11 @@ async fn check_prints_the_configuration_with_its_defaults_and_without_its_secret
         http = { url = "https://example.com/hooks", headers = { Authorization = "***" } }
         concurrency = 8
         timeout = "30s"
-        retry = { max_attempts = 12, base = "1s", max = "1h" }
+        max_timeout = "30s"
+        retry = { max_attempts = 12, backoff = "exponential", base = "1s", max = "1h" }
+        ordered = false
+        record = "late"
+        breaker = "on"
         start = "now"
 
         [handler.thumbnail]
@@ -436,7 +441,11 @@ async fn check_prints_the_configuration_with_its_defaults_and_without_its_secret
         env = { TOKEN = "***" }
         concurrency = 8
         timeout = "30s"
-        retry = { max_attempts = 12, base = "1s", max = "1h" }
+        max_timeout = "30s"
+        retry = { max_attempts = 12, backoff = "exponential", base = "1s", max = "1h" }
+        ordered = false
+        record = "late"
+        breaker = "on"
         start = "now"
     "##]]
     .assert_eq(&told(output, None, Some(&config)));

@@ -221,7 +221,7 @@ async fn a_failure_says_whether_the_function_or_the_database_is_to_blame() {
         until("it was called", async || deliveries(&session, event).await == ["ledger|done|1"]).await;
     }
     running.stop().await;
-    let heard = heard.lock().unwrap();
+    let heard = heard.lock().unwrap().clone();
     let fault = |outcome: &Outcome| match outcome {
         Outcome::Retry { failure, .. } => Some(failure.fault),
         _ => None,

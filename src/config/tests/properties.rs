@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::outcome::Backoff;
 
 fn durations(min_ms: u64, max_ms: u64) -> impl Strategy<Value = Duration> {
     (min_ms..max_ms).prop_map(Duration::from_millis)
@@ -23,28 +24,67 @@ fn kinds() -> impl Strategy<Value = Kind> {
 }
 
 fn handlers() -> impl Strategy<Value = HandlerConfig> {
-    let retry = (1u32..=1000, durations(1, 86_400_000), durations(86_400_000, 2_592_000_000))
-        .prop_map(|(max_attempts, base, max)| RetryPolicy { max_attempts, base, max, ..RetryPolicy::default() });
+    let base = durations(1, 86_400_000);
+    let backoff = prop_oneof![
+        base.prop_flat_map(|base| prop::sample::select(vec![Backoff::Exponential, Backoff::Linear, Backoff::Fixed])
+            .prop_map(move |backoff| (backoff, base))),
+        prop::collection::vec(durations(1, 86_400_000), 1..=100)
+            .prop_map(|pauses| (Backoff::List(pauses), RetryPolicy::default().base)),
+    ];
+    let limits = (prop::option::of(1usize..=1000), prop::option::of(1u32..=100_000));
+    let retry = (1u32..=1000, backoff, durations(86_400_000, 2_592_000_000), limits).prop_map(
+        |(max_attempts, (backoff, base), max, (concurrency, rate))| RetryPolicy {
+            max_attempts,
+            backoff,
+            base,
+            max,
+            concurrency,
+            rate,
+        },
+    );
+    let more = (
+        prop::option::of(prop::sample::select(vec![OnDeadKey::Block, OnDeadKey::Skip])),
+        prop::sample::select(vec![Record::Start, Record::Late]),
+        any::<bool>(),
+        prop::option::of("[a-z:_-]{1,5}(\\.[A-Z0-9]{1,5}){0,3}"),
+        prop::option::of(durations(1, 86_400_000)),
+    );
     let topics = prop::collection::btree_set("([a-z:_-]{1,5}|\\*|#)(\\.([a-z]{1,5}|\\*|#)){0,3}", 1..5);
     let start = prop_oneof![Just(Start::Now), Just(Start::Beginning)];
-    ("[A-Za-z0-9_-]{1,63}", kinds(), topics, 1usize..=1000, durations(1, 86_400_000), retry, start).prop_map(
-        |(name, kind, topics, concurrency, timeout, retry, start)| {
+    ("[A-Za-z0-9_-]{1,63}", kinds(), topics, 1usize..=1000, durations(1, 86_400_000), retry, start, more).prop_map(
+        |(name, kind, topics, concurrency, timeout, mut retry, start, more)| {
             let topics = topics.iter().map(|topic| topic.parse().unwrap()).collect();
-            let delivery = DeliveryConfig { concurrency, timeout, retry, start, ..DeliveryConfig::new(topics) };
+            let (ordered, record, breaker, on_dead, max_timeout) = more;
+            let max_timeout = max_timeout.filter(|longest| *longest > timeout);
+            retry.concurrency = retry.concurrency.map(|retries| retries.min(concurrency));
+            let delivery = DeliveryConfig {
+                topics,
+                concurrency,
+                timeout,
+                max_timeout,
+                retry,
+                ordered,
+                record,
+                breaker,
+                on_dead,
+                start,
+            };
             HandlerConfig { name: name.into(), kind, delivery }
         },
     )
 }
 
 fn configs() -> impl Strategy<Value = Config> {
-    let daemon = (prop::option::of(durations(100, 3_600_000)), durations(0, 3_600_000), 1usize..=1000).prop_map(
-        |(poll_interval, drain_timeout, pool_size)| DaemonConfig {
+    let windows = (durations(1000, 31_622_400_000), durations(1000, 316_224_000_000));
+    let daemon = (prop::option::of(durations(100, 3_600_000)), durations(0, 3_600_000), windows, 1usize..=1000)
+        .prop_map(|(poll_interval, drain_timeout, (dedup_window, once_window), pool_size)| DaemonConfig {
+            database_url: None,
             poll_interval,
             drain_timeout,
+            dedup_window,
+            once_window,
             pool_size,
-            ..DaemonConfig::default()
-        },
-    );
+        });
     (daemon, prop::collection::vec(handlers(), 0..4)).prop_map(|(daemon, mut handlers)| {
         handlers.sort_by(|a, b| a.name.cmp(&b.name));
         handlers.dedup_by(|a, b| a.name == b.name);
@@ -77,6 +117,7 @@ proptest! {
             prop::sample::select(vec![
                 "[", "]", "[[", "]]", "{", "}", "=", ".", ",", "\n", " ", "\"", "'", "\"\"\"", "'''", "#", "é", "1", "5s",
                 "handler", "daemon", "a", "topics", "http", "url", "secret", "headers", "retry", "base", "timeout", "env",
+                "backoff", "ordered", "on_dead_key", "on_dead", "record", "breaker", "max_timeout", "rate", "true",
                 "command", "sql", "\"x\"", "[handler.a]\n", "topics = [\"x\"]\n", "${", "$",
             ]),
             0..60,

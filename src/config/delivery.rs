@@ -1,0 +1,171 @@
+//! What a handler wants and how it is run: topics, limits, retries, order.
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use super::reader::{Field, Reader, Table};
+use super::text::quote;
+use super::{DeliveryConfig, OnDeadKey, Record, Start, duration, keys};
+use crate::outcome::{Backoff, RetryPolicy};
+use crate::topic::Pattern;
+
+const TOPICS_MAX: usize = 100;
+const PAUSES_MAX: usize = 100;
+const RATE: RangeInclusive<u32> = 1..=100_000;
+const TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_hours(24);
+const RETRY_BASE: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_hours(24);
+const RETRY_MAX: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_hours(30 * 24);
+
+pub(super) fn read(reader: &mut Reader<'_>, table: &Table<'_>) -> DeliveryConfig {
+    let mut delivery = DeliveryConfig::new(topics(reader, table));
+    let concurrency = reader.count(table, "concurrency");
+    delivery.concurrency = concurrency.map_or(delivery.concurrency, usize::from);
+    timeouts(reader, table, &mut delivery);
+    if let Some(field) = reader.field(table, "retry") {
+        delivery.retry = retry(reader, &field);
+        if concurrency.is_some() || !table.has("concurrency") {
+            retries_fit(reader, table, &field, &delivery);
+        }
+    }
+    delivery.ordered = ordered(reader, table);
+    let records = [("late", Record::Late), ("start", Record::Start)];
+    reader.set_choice(table, "record", "a time to record", &records, &mut delivery.record);
+    let switch = [("on", true), ("off", false)];
+    reader.set_choice(table, "breaker", "a setting of the breaker", &switch, &mut delivery.breaker);
+    delivery.on_dead = reader.field(table, "on_dead").and_then(|field| topic(reader, &field));
+    let starts = [("now", Start::Now), ("beginning", Start::Beginning)];
+    reader.set_choice(table, "start", "a place to start", &starts, &mut delivery.start);
+    delivery
+}
+
+fn topics(reader: &mut Reader<'_>, table: &Table<'_>) -> Vec<Pattern> {
+    const RULE: &str = "write an array of topic patterns such as [\"user.registered\", \"payment.*\"]";
+    let Some(field) = reader.field(table, "topics") else {
+        reader.lacks(table, format!("`topics` is missing; {RULE}"));
+        return Vec::new();
+    };
+    let Some(texts) = reader.strings(&field, RULE) else { return Vec::new() };
+    if texts.is_empty() {
+        reader.refuse(&field, format!("the array is empty; {RULE}, or [\"#\"] for every topic"));
+    }
+    if texts.len() > TOPICS_MAX {
+        reader.refuse(&field, format!("{} topics are too many; write at most {TOPICS_MAX}", texts.len()));
+    }
+    let mut patterns: Vec<Pattern> = Vec::with_capacity(texts.len());
+    for (item, text) in texts {
+        match text.parse::<Pattern>() {
+            Ok(pattern) if patterns.contains(&pattern) => {
+                reader.refuse(&item, format!("{} is there already; write each topic once", quote(text)));
+            }
+            Ok(pattern) => patterns.push(pattern),
+            Err(error) => reader.refuse(&item, error.to_string()),
+        }
+    }
+    patterns
+}
+
+/// A topic that an event can have.
+fn topic(reader: &mut Reader<'_>, field: &Field<'_>) -> Option<String> {
+    const RULE: &str = "write one topic, without wildcards, such as \"payment.dead\"";
+    let text = reader.string(field, RULE)?;
+    match text.parse::<Pattern>() {
+        Ok(pattern) if pattern.is_topic() => Some(text.to_owned()),
+        _ => reader.refused(field, format!("{} is not a topic; {RULE}", quote(text))),
+    }
+}
+
+fn timeouts(reader: &mut Reader<'_>, table: &Table<'_>, delivery: &mut DeliveryConfig) {
+    let timeout_is_read = reader.set_duration(table, "timeout", &TIMEOUT, &mut delivery.timeout);
+    let Some(field) = reader.field(table, "max_timeout") else { return };
+    let Some(longest) = reader.duration(&field, &TIMEOUT, "") else { return };
+    let timeout = delivery.timeout;
+    if timeout_is_read && longest < timeout {
+        let (longest, timeout) = (duration::format(longest), shown(table, "timeout", timeout));
+        reader.refuse(&field, format!("\"{longest}\" is shorter than {timeout}; write it at least as long"));
+    }
+    // With the same length, the word of an attempt counts for nothing.
+    delivery.max_timeout = (longest != timeout).then_some(longest);
+}
+
+fn retry(reader: &mut Reader<'_>, field: &Field<'_>) -> RetryPolicy {
+    let mut retry = RetryPolicy::default();
+    let rule = "write a table such as { max_attempts = 12, base = \"1s\", max = \"1h\" }";
+    let Some(table) = reader.table(field, rule) else { return retry };
+    reader.know(&table, keys::RETRY);
+    if let Some(attempts) = reader.count(&table, "max_attempts") {
+        retry.max_attempts = attempts.into();
+    }
+    let base_is_read = reader.set_duration(&table, "base", &RETRY_BASE, &mut retry.base);
+    let max_is_read = reader.set_duration(&table, "max", &RETRY_MAX, &mut retry.max);
+    if let Some(field) = reader.field(&table, "backoff") {
+        let max = max_is_read.then_some(retry.max);
+        retry.backoff = backoff(reader, &table, &field, max).unwrap_or_default();
+    }
+    let base_counts = !matches!(retry.backoff, Backoff::List(_));
+    if base_counts && base_is_read && max_is_read && retry.base > retry.max {
+        let (base, max) = (shown(&table, "base", retry.base), shown(&table, "max", retry.max));
+        reader.refuse(field, format!("{base} is longer than {max}; write `base` at most as long as `max`"));
+    }
+    retry.concurrency = reader.count(&table, "concurrency").map(usize::from);
+    retry.rate = reader.field(&table, "rate").and_then(|field| reader.integer(&field, RATE));
+    retry
+}
+
+/// What `max` is known to be cuts the pauses of a list, which is surely not what was meant.
+fn backoff(reader: &mut Reader<'_>, table: &Table<'_>, field: &Field<'_>, max: Option<Duration>) -> Option<Backoff> {
+    const RULE: &str =
+        "write \"exponential\", \"linear\", \"fixed\" or an array of pauses such as [\"1s\", \"5s\", \"1m\"]";
+    if !field.is_array() {
+        let words = [("exponential", Backoff::Exponential), ("linear", Backoff::Linear), ("fixed", Backoff::Fixed)];
+        return reader.choice(field, "a backoff", &words, RULE);
+    }
+    if let Some(base) = reader.field(table, "base") {
+        reader.refuse(&base, "an array of pauses has no base; remove `base`, or write another `backoff`");
+    }
+    let texts = reader.strings(field, RULE)?;
+    if texts.is_empty() || texts.len() > PAUSES_MAX {
+        reader.refuse(field, format!("an array of {} pauses; write 1 to {PAUSES_MAX}", texts.len()));
+    }
+    let mut pauses = Vec::with_capacity(texts.len());
+    for (item, text) in texts {
+        let Some(pause) = reader.duration(&item, &RETRY_MAX, "") else { continue };
+        if let Some(max) = max.filter(|max| pause > *max) {
+            let max = shown(table, "max", max);
+            reader
+                .refuse(&item, format!("{} is longer than {max}; write pauses at most as long as `max`", quote(text)));
+        }
+        pauses.push(pause);
+    }
+    Some(Backoff::List(pauses))
+}
+
+/// What runs again takes slots of the handler.
+fn retries_fit(reader: &mut Reader<'_>, table: &Table<'_>, field: &Field<'_>, delivery: &DeliveryConfig) {
+    let (slots, Some(retries)) = (delivery.concurrency, delivery.retry.concurrency) else { return };
+    if retries > slots {
+        let note = if table.has("concurrency") { "" } else { " (the default)" };
+        let rule = "write at most as many";
+        reader.refuse(field, format!("`concurrency` {retries} is more than the handler's {slots}{note}; {rule}"));
+    }
+}
+
+fn ordered(reader: &mut Reader<'_>, table: &Table<'_>) -> Option<OnDeadKey> {
+    let field = reader.field(table, "ordered");
+    let ordered = match &field {
+        Some(field) => reader.boolean(field, "write true or false"),
+        None => Some(false),
+    };
+    let mut on_dead_key = OnDeadKey::Block;
+    let choices = [OnDeadKey::Block, OnDeadKey::Skip].map(|choice| (choice.as_str(), choice));
+    reader.set_choice(table, "on_dead_key", "a way to go on", &choices, &mut on_dead_key);
+    if let (Some(false), Some(field)) = (ordered, reader.field(table, "on_dead_key")) {
+        reader.refuse(&field, "without order nobody waits for a dead delivery; write `ordered = true`, or remove it");
+    }
+    ordered.unwrap_or_default().then_some(on_dead_key)
+}
+
+/// A key and its value as a message shows them.
+fn shown(table: &Table<'_>, name: &str, value: Duration) -> String {
+    let note = if table.has(name) { "" } else { " (the default)" };
+    format!("`{name}` \"{}\"{note}", duration::format(value))
+}

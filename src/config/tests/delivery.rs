@@ -1,0 +1,105 @@
+//! How a handler is run: retries, order, time-outs, and how they fit together.
+
+use super::*;
+use crate::outcome::Backoff;
+
+#[test]
+fn how_a_handler_is_run_is_understood() {
+    let second = Duration::from_secs(1);
+    let of = |text: &str| {
+        let text = format!("[handler.a]\ntopics = [\"x\"]\nsql = \"app.f\"\n{text}");
+        parse(&text).unwrap().handlers.remove(0).delivery
+    };
+    let ordered = |text| of(text).ordered;
+    assert_eq!(ordered("ordered = false"), None);
+    assert_eq!(ordered("ordered = true"), Some(OnDeadKey::Block));
+    assert_eq!(ordered("ordered = true\non_dead_key = \"skip\""), Some(OnDeadKey::Skip));
+    assert_eq!(of("record = \"start\"").record, Record::Start);
+    assert!(!of("breaker = \"off\"").breaker);
+    assert_eq!(of("on_dead = \"x.dead\"").on_dead.as_deref(), Some("x.dead"));
+    assert_eq!(of("max_timeout = \"1h\"").max_timeout, Some(3600 * second));
+    assert_eq!(of("max_timeout = \"30s\"").max_timeout, None, "that is `timeout`");
+    let backoff = |value: &str| of(&format!("retry.backoff = {value}")).retry.backoff;
+    assert_eq!(backoff("\"exponential\""), Backoff::Exponential);
+    assert_eq!(backoff("\"linear\""), Backoff::Linear);
+    assert_eq!(backoff("\"fixed\""), Backoff::Fixed);
+    assert_eq!(backoff("[\"1s\", \"1h\", \"1ms\"]"), Backoff::List(vec![second, 3600 * second, second / 1000]));
+    // The base that means nothing is not compared with `max`.
+    assert_eq!(of("retry = { backoff = [\"1ms\"], max = \"1ms\" }").retry.max, second / 1000);
+    let retry = of("concurrency = 9\nretry = { concurrency = 9, rate = 100_000 }").retry;
+    assert_eq!((retry.concurrency, retry.rate), (Some(9), Some(100_000)));
+    assert_eq!(parse("daemon.once_window = \"3660d\"").unwrap().daemon.once_window, 86_400 * 3660 * second);
+}
+
+#[test]
+fn how_a_handler_is_run_is_checked_in_all_its_relations() {
+    check(
+        r#"[daemon]
+once_window = "3661d"
+
+[handler.a]
+topics = ["x"]
+sql = "app.f"
+concurrency = 4
+timeout = "10s"
+max_timeout = "9s"
+retry = { backoff = "quadratic", concurrency = 5, rate = 0 }
+on_dead_key = "skip"
+on_dead = "x.*"
+
+[handler.b]
+topics = ["x"]
+sql = "app.f"
+max_timeout = "1s"
+retry = { backoff = ["1s", "2h", "soon", 5], base = "1s", concurrency = 9, rate = 100001 }
+ordered = "yes"
+on_dead_key = "stop"
+record = "never"
+breaker = true
+on_dead = "a b"
+
+[handler.c]
+topics = ["x"]
+sql = "app.f"
+concurrency = 0
+retry = { backoff = [], max = "1m", concurrency = 1000 }
+ordered = false
+on_dead_key = "block"
+on_dead = ""
+
+[handler.d]
+topics = ["x"]
+sql = "app.f"
+timeout = "never"
+max_timeout = "1s"
+retry = { backoff = 2, max = "0.5s" }
+"#,
+        &expect![[r#"
+            outboxd.toml:2: daemon.once_window: "3661d" is out of range; write a duration from "1s" to "3660d"
+            outboxd.toml:9: handler.a.max_timeout: "9s" is shorter than `timeout` "10s"; write it at least as long
+            outboxd.toml:10: handler.a.retry: `concurrency` 5 is more than the handler's 4; write at most as many
+            outboxd.toml:10: handler.a.retry.backoff: "quadratic" is not a backoff; write "exponential", "linear", "fixed" or an array of pauses such as ["1s", "5s", "1m"]
+            outboxd.toml:10: handler.a.retry.rate: 0 is out of range; write an integer from 1 to 100000
+            outboxd.toml:11: handler.a.on_dead_key: without order nobody waits for a dead delivery; write `ordered = true`, or remove it
+            outboxd.toml:12: handler.a.on_dead: "x.*" is not a topic; write one topic, without wildcards, such as "payment.dead"
+            outboxd.toml:17: handler.b.max_timeout: "1s" is shorter than `timeout` "30s" (the default); write it at least as long
+            outboxd.toml:18: handler.b.retry: `concurrency` 9 is more than the handler's 8 (the default); write at most as many
+            outboxd.toml:18: handler.b.retry.backoff: "2h" is longer than `max` "1h" (the default); write pauses at most as long as `max`
+            outboxd.toml:18: handler.b.retry.backoff: "soon" is not a duration; write for example "500ms", "10s", "1h 30m" or "7d"
+            outboxd.toml:18: handler.b.retry.backoff: 5 is an integer; write "exponential", "linear", "fixed" or an array of pauses such as ["1s", "5s", "1m"]
+            outboxd.toml:18: handler.b.retry.base: an array of pauses has no base; remove `base`, or write another `backoff`
+            outboxd.toml:18: handler.b.retry.rate: 100001 is out of range; write an integer from 1 to 100000
+            outboxd.toml:19: handler.b.ordered: "yes" is a string; write true or false
+            outboxd.toml:20: handler.b.on_dead_key: "stop" is not a way to go on; write "block" or "skip"
+            outboxd.toml:21: handler.b.record: "never" is not a time to record; write "late" or "start"
+            outboxd.toml:22: handler.b.breaker: true is a boolean; write "on" or "off"
+            outboxd.toml:23: handler.b.on_dead: "a b" is not a topic; write one topic, without wildcards, such as "payment.dead"
+            outboxd.toml:28: handler.c.concurrency: 0 is out of range; write an integer from 1 to 1000
+            outboxd.toml:29: handler.c.retry.backoff: an array of 0 pauses; write 1 to 100
+            outboxd.toml:31: handler.c.on_dead_key: without order nobody waits for a dead delivery; write `ordered = true`, or remove it
+            outboxd.toml:32: handler.c.on_dead: "" is not a topic; write one topic, without wildcards, such as "payment.dead"
+            outboxd.toml:37: handler.d.timeout: "never" is not a duration; write for example "500ms", "10s", "1h 30m" or "7d"
+            outboxd.toml:39: handler.d.retry: `base` "1s" (the default) is longer than `max` "500ms"; write `base` at most as long as `max`
+            outboxd.toml:39: handler.d.retry.backoff: 2 is an integer; write "exponential", "linear", "fixed" or an array of pauses such as ["1s", "5s", "1m"]"#]],
+    );
+}
