@@ -7,6 +7,7 @@ use outboxd::config::DeliveryConfig;
 use outboxd::event::Attempt;
 use tokio::sync::Semaphore;
 
+use crate::handlers::start;
 use crate::harness::{Database, Running, daemon, deliveries, publish, ring, text, texts, until};
 
 #[tokio::test]
@@ -40,6 +41,26 @@ async fn a_repeated_dedup_key_gives_the_first_id_until_its_window_is_over() {
     assert_ne!(second, first);
     assert_eq!(text(&session, again).await, second);
     assert_eq!(text(&session, "SELECT count(*) FROM outbox.event").await, "3");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn how_long_keys_are_remembered_is_what_the_configuration_of_the_leader_says() {
+    let database = Database::new().await;
+    let session = database.session().await;
+    let windows = "SELECT concat_ws('|', dedup_window, once_window) FROM outbox.installation";
+    for (config, stored) in [
+        ("[daemon]\ndedup_window = \"1m\"\nonce_window = \"1h\"", "00:01:00|01:00:00"),
+        ("[daemon]\nonce_window = \"1h\"", "24:00:00|01:00:00"),
+        ("", "24:00:00|720:00:00"),
+    ] {
+        let running = start(&database, config).await;
+        until("they are stored", async || text(&session, windows).await == stored).await;
+        running.stop().await;
+    }
+    let expires = "SELECT outbox.once('mail', 'a'), outbox.once('mail', 'a')";
+    session.client.batch_execute(expires).await.unwrap();
+    let kept = "SELECT expires_at BETWEEN now() + '719 h' AND now() + '721 h' FROM outbox.consumed";
+    assert_eq!(texts(&session, kept).await, ["true"]);
 }
 
 #[tokio::test]
