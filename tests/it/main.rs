@@ -8,6 +8,7 @@ mod cli;
 mod connect;
 mod demo;
 mod dispatch;
+mod failover;
 mod handlers;
 mod harness;
 mod insert;

@@ -1,10 +1,12 @@
 //! What the tests stand on: one PostgreSQL for the run, a migrated database for each test, and waiting for facts.
 
+mod calls;
 mod cluster;
 mod daemon;
 mod facts;
 mod gate;
 mod process;
+mod server;
 mod systemd;
 pub(crate) mod workload;
 
@@ -12,11 +14,13 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
+pub(crate) use calls::Calls;
 pub(crate) use cluster::{Database, cluster};
 pub(crate) use daemon::{Running, daemon};
 pub(crate) use facts::{deliveries, done, publish, publish_many, ring, text, texts};
 pub(crate) use gate::{Gate, lives};
 pub(crate) use process::{ConfigFile, Process, outboxd, outboxd_output, url};
+pub(crate) use server::{Programs, Server};
 pub(crate) use systemd::NotifySocket;
 
 /// The longest a fact may take to come true on a machine that is busy with other things.
