@@ -22,6 +22,7 @@ mod queries;
 mod refusals;
 mod reload;
 mod restart;
+mod restore;
 mod schema;
 mod shutdown;
 mod sql_handlers;
