@@ -7,6 +7,7 @@ mod bell;
 mod cli;
 mod connect;
 mod demo;
+mod disk;
 mod dispatch;
 mod failover;
 mod handlers;

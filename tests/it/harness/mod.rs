@@ -7,6 +7,7 @@ mod facts;
 mod gate;
 mod process;
 mod server;
+mod shim;
 mod systemd;
 pub(crate) mod workload;
 
@@ -21,6 +22,7 @@ pub(crate) use facts::{deliveries, done, publish, publish_many, ring, text, text
 pub(crate) use gate::{Gate, lives};
 pub(crate) use process::{ConfigFile, Process, outboxd, outboxd_output, url};
 pub(crate) use server::{Programs, Server};
+pub(crate) use shim::Shim;
 pub(crate) use systemd::NotifySocket;
 
 /// The longest a fact may take to come true on a machine that is busy with other things.
