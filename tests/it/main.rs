@@ -16,6 +16,7 @@ mod migrate;
 mod model;
 mod outage;
 mod partitions;
+mod proxy;
 mod publish;
 mod queries;
 mod refusals;

@@ -5,6 +5,7 @@ mod daemon;
 mod facts;
 mod gate;
 mod process;
+pub(crate) mod proxy;
 mod systemd;
 pub(crate) mod workload;
 
