@@ -18,6 +18,7 @@ mod migrate;
 mod model;
 mod outage;
 mod partitions;
+mod proxy;
 mod publish;
 mod queries;
 mod refusals;

@@ -6,6 +6,7 @@ mod daemon;
 mod facts;
 mod gate;
 mod process;
+pub(crate) mod proxy;
 mod server;
 mod shim;
 mod systemd;
