@@ -12,11 +12,11 @@ use crate::harness::{Calls, Programs, Running, Server, Shim, done, publish_many,
 /// A server whose disk the test can fill; it lives in the folder of the first.
 async fn server() -> (ThrowawayPostgres, Shim, Server) {
     let mut folder = ThrowawayPostgres::start(Options::default()).await.unwrap();
-    migrate(&folder.target("postgres")).await.unwrap();
     let programs = Programs::of(&folder).await;
     let shim = Shim::new(&folder.make_subfolder("shim").unwrap());
     folder.crash().await.unwrap();
     let server = programs.serve(folder.socket_dir(), &[("autovacuum", "off")], &shim.environment()).await;
+    migrate(&server.target("postgres")).await.unwrap();
     (folder, shim, server)
 }
 
