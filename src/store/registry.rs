@@ -108,6 +108,14 @@ impl Store {
     /// Writes the configured handlers, marks the others absent, and gives new ones their first position: behind
     /// `now`, unless they begin at the beginning. Returns the names newly absent.
     pub async fn register(&self, handlers: &[Registration], now: &Snapshot) -> Result<Vec<String>, Error> {
+        let registered = self.register_in_transaction(handlers, now).await;
+        if registered.as_ref().is_err_and(Error::is_refusal) {
+            self.rollback().await?;
+        }
+        registered
+    }
+
+    async fn register_in_transaction(&self, handlers: &[Registration], now: &Snapshot) -> Result<Vec<String>, Error> {
         let names: Vec<&str> = handlers.iter().map(|handler| &*handler.name).collect();
         let json = serde_json::json!(handlers);
         self.begin().await?;
