@@ -63,6 +63,7 @@ pub enum Reply {
     Written(Vec<(Ticket, Fate)>),
     Claimed(Vec<Claimed>, Vec<NextDue>),
     Registered(Vec<Checkpoint>),
+    Rung,
 }
 
 /// Serves requests until they end or the session breaks.
@@ -101,7 +102,7 @@ pub async fn run(
                 }
                 Request::Ring => {
                     store.ring().await?;
-                    None
+                    Some(Reply::Rung)
                 }
                 Request::Checkpoint(checkpoints) => {
                     patiently!(&observer, store.append_position(&checkpoints))?;

@@ -16,6 +16,7 @@ mod insert;
 mod lane;
 mod migrate;
 mod model;
+mod network;
 mod outage;
 mod partitions;
 mod proxy;

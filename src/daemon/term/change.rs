@@ -113,7 +113,7 @@ impl Term<'_> {
                 match ears.replies.recv().await {
                     Some(Reply::Claimed(claimed, next)) => self.claimed(claimed, &next, now),
                     Some(Reply::Written(written)) => self.written(written),
-                    Some(Reply::Registered(_)) => {}
+                    Some(Reply::Registered(_) | Reply::Rung) => {}
                     None => break,
                 }
             }

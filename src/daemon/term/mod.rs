@@ -5,6 +5,7 @@
 //! Restart, reconnect and takeover are the same thing: a new term, which begins by reading the positions and the log.
 
 mod change;
+mod doubt;
 mod reading;
 
 use std::collections::{BTreeMap, HashMap};
@@ -18,6 +19,8 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use self::doubt::Doubts;
+pub(super) use self::doubt::Pids;
 use super::bell::{Bell, Next};
 use super::context::{Context, HandlerSpec, Handlers, Positions};
 use super::lane::{Lane, Start, Step};
@@ -37,10 +40,6 @@ use crate::store::{Error, Store};
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
 /// The leader's session says something at least this often, so that a standby can tell it from a frozen one.
 const PULSE_EVERY: Duration = Duration::from_secs(5);
-/// The daemon rings its own bell this often: a listener can be connected and deaf, and only a notification tells.
-const LOOP_BACK_EVERY: Duration = Duration::from_mins(1);
-/// So long may its own ring take to be heard.
-const LOOP_BACK_MAX: Duration = Duration::from_secs(10);
 /// How long the last writes of a stopping daemon may take.
 const LAST_WRITES: Duration = Duration::from_secs(5);
 /// Inputs taken together before the term acts on them.
@@ -61,6 +60,7 @@ pub(super) struct Links {
     /// The session that listens, and what it rings.
     pub(super) bell: Store,
     pub(super) wake: Arc<Notify>,
+    pub(super) pids: Pids,
     pub(super) installation: Uuid,
     pub(super) earlier: Earlier,
     /// The registered handlers, and the watch that tells of others.
@@ -86,6 +86,7 @@ enum Input {
     Replied(Reply),
     Ended(Ticket, Outcome),
     Answered(Result<Answer, Error>),
+    Opinion(Option<String>),
     Woken,
     Reload,
     Time,
@@ -118,13 +119,11 @@ struct Term<'a> {
     requests: UnboundedSender<Request>,
     job: Option<BoxFuture<'static, Result<Answer, Error>>>,
     claiming: bool,
+    doubts: Doubts,
     /// The next read of the log is the poll's, not the bell's.
     polled: bool,
     poll_at: Option<Instant>,
     pulse_at: Instant,
-    loop_back_at: Instant,
-    /// A ring of its own must have been heard by then.
-    deaf_at: Option<Instant>,
     checkpoint_at: Instant,
     /// Something was read or settled since positions were stored last.
     dirty: bool,
@@ -167,11 +166,10 @@ pub(super) async fn lead(
         requests,
         job: None,
         claiming: false,
+        doubts: Doubts::new(links.pids, now),
         polled: false,
         poll_at: context.daemon.poll_interval.map(|interval| now + interval),
         pulse_at: now + PULSE_EVERY,
-        loop_back_at: now,
-        deaf_at: None,
         checkpoint_at: now + CHECKPOINT_EVERY,
         dirty: true,
         positions,
@@ -251,6 +249,7 @@ impl Term<'_> {
             Some(reply) = ears.replies.recv() => Input::Replied(reply),
             (ticket, outcome) = self.runner.ended() => Input::Ended(ticket, outcome),
             answer = job => Input::Answered(answer),
+            opinion = self.doubts.opinion() => Input::Opinion(opinion),
             () = ears.wake.notified() => Input::Woken,
             Ok(()) = ears.handlers.changed(), if !self.stopping => Input::Reload,
             () = tokio::time::sleep_until(until.into()) => Input::Time,
@@ -267,15 +266,17 @@ impl Term<'_> {
             Input::Replied(Reply::Written(written)) => self.written(written),
             Input::Replied(Reply::Claimed(claimed, next)) => self.claimed(claimed, &next, now),
             Input::Replied(Reply::Registered(checkpoints)) => self.registered(&checkpoints, now),
+            Input::Replied(Reply::Rung) => self.doubts.rung(now),
             Input::Ended(ticket, outcome) => self.ended(ticket, outcome, now),
             Input::Answered(answer) => {
                 self.job = None;
                 self.answered(answer.map_err(|error| error.to_string())?, now);
             }
+            Input::Opinion(opinion) => self.doubts.answered(opinion)?,
             Input::Woken => {
                 self.context.observer.tell(&Observation::Woken);
                 self.polled = false;
-                self.deaf_at = None;
+                self.doubts.heard();
                 self.bell.ring(now);
                 self.all_may_be_due(now);
             }
@@ -290,8 +291,9 @@ impl Term<'_> {
     fn act(&mut self, now: Instant) {
         self.claim(now, false);
         let mut steps = Vec::new();
+        let deposed = self.may_be_deposed(now);
         for slot in self.slots.values_mut() {
-            if !slot.leaving && !self.stopping {
+            if !slot.leaving && !self.stopping && !deposed {
                 slot.lane.start(now, &mut steps);
             }
             slot.lane.record(now, &mut steps);
@@ -370,6 +372,7 @@ impl Term<'_> {
         let want: Vec<_> = self.slots.values_mut().filter_map(want).collect();
         if !want.is_empty() || pulse {
             self.claiming = true;
+            self.doubts.claim_asked = now;
             self.pulse_at = now + PULSE_EVERY;
             self.request(Request::Claim(want));
         }
@@ -409,22 +412,11 @@ impl Term<'_> {
         let claims = !self.claiming && !self.stopping;
         let lanes = self.slots.values().filter_map(|slot| slot.lane.wake_at(claims && !slot.leaving)).min();
         let checkpoint = self.dirty.then_some(self.checkpoint_at);
-        let times = [bell, lanes, checkpoint, self.poll_at, self.deaf_at, self.context.progress.due_at()];
-        times.into_iter().flatten().fold(self.pulse_at.min(self.loop_back_at), Instant::min)
+        let times = [bell, lanes, checkpoint, self.poll_at, self.context.progress.due_at()];
+        times.into_iter().flatten().fold(self.pulse_at.min(self.doubt_at()), Instant::min)
     }
 
     fn time(&mut self, now: Instant) -> Result<(), String> {
-        if self.deaf_at.is_some_and(|at| at <= now) {
-            return Err(format!(
-                "the listening session is deaf: it did not hear a ring within {} s",
-                LOOP_BACK_MAX.as_secs()
-            ));
-        }
-        if self.loop_back_at <= now {
-            self.loop_back_at = now + LOOP_BACK_EVERY;
-            self.deaf_at = Some(now + LOOP_BACK_MAX);
-            self.request(Request::Ring);
-        }
         if self.poll_at.is_some_and(|at| at <= now) {
             self.poll_at = self.context.daemon.poll_interval.map(|interval| now + interval);
             self.polled = true;
@@ -435,7 +427,7 @@ impl Term<'_> {
             self.pulse_at = now + PULSE_EVERY;
             self.claim(now, true);
         }
-        Ok(())
+        self.doubt(now)
     }
 
     /// Stores the positions that moved, if it is time.

@@ -16,6 +16,11 @@ impl Calls {
         self.0.lock().unwrap().push((attempt.event.id.0, attempt.idempotency_key()));
     }
 
+    /// How many calls there were.
+    pub(crate) fn count(&self) -> usize {
+        self.0.lock().unwrap().len()
+    }
+
     /// How many calls there were for this event.
     pub(crate) fn of(&self, event: i64) -> usize {
         self.0.lock().unwrap().iter().filter(|(called, _)| *called == event).count()

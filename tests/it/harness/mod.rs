@@ -31,17 +31,28 @@ const FACT_MAX: Duration = Duration::from_secs(20);
 
 /// Waits until `fact` is true; panics with `what` if it never is.
 #[track_caller]
-pub(crate) fn until<F, T>(what: &str, mut fact: F) -> impl Future<Output = ()> + use<F, T>
+pub(crate) fn until<F, T>(what: &str, fact: F) -> impl Future<Output = ()> + use<F, T>
+where
+    F: FnMut() -> T,
+    T: Future<Output = bool>,
+{
+    until_within(FACT_MAX.as_secs(), what, fact)
+}
+
+/// The same for a fact that takes longer: so many seconds.
+#[track_caller]
+pub(crate) fn until_within<F, T>(seconds: u64, what: &str, mut fact: F) -> impl Future<Output = ()> + use<F, T>
 where
     F: FnMut() -> T,
     T: Future<Output = bool>,
 {
     let (caller, what) = (std::panic::Location::caller(), what.to_owned());
+    let bound = Duration::from_secs(seconds);
     async move {
         let started = Instant::now();
         let mut pause = Duration::from_millis(2);
         while !fact().await {
-            assert!(started.elapsed() < FACT_MAX, "{caller}: not within {FACT_MAX:?}: {what}");
+            assert!(started.elapsed() < bound, "{caller}: not within {bound:?}: {what}");
             sleep(pause).await;
             pause = (pause * 2).min(Duration::from_millis(50));
         }
