@@ -5,6 +5,7 @@
 
 mod bell;
 mod cli;
+mod clock;
 mod connect;
 mod demo;
 mod disk;

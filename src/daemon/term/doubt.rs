@@ -15,8 +15,10 @@ use crate::store::Store;
 const LOOP_BACK_EVERY: Duration = Duration::from_mins(1);
 /// So long may its own ring take to be heard.
 const LOOP_BACK_MAX: Duration = Duration::from_secs(10);
-/// After so long without an answer nothing new begins, because another daemon may lead by now, and another session is asked.
+/// After so long without an answer another session is asked.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
+/// A leader that knows of nothing that its session said for so long begins nothing: a standby ends it a second later.
+const LEAD_MAX: Duration = Duration::from_secs(9);
 
 /// The sessions of a term as PostgreSQL calls them.
 #[derive(Debug, Clone, Copy)]
@@ -27,9 +29,10 @@ pub(in super::super) struct Pids {
 
 pub(super) struct Doubts {
     pids: Pids,
-    /// When the last claim and the last job were asked for.
+    /// When the last claim and the last job were asked for, and the last claim that was answered.
     pub(super) claim_asked: Instant,
     pub(super) job_asked: Instant,
+    claim_answered: Instant,
     opinion: Option<BoxFuture<'static, Option<String>>>,
     ask_again: Instant,
     loop_back_at: Instant,
@@ -45,6 +48,7 @@ impl Doubts {
             pids,
             claim_asked: now,
             job_asked: now,
+            claim_answered: now,
             opinion: None,
             ask_again: now,
             loop_back_at: now,
@@ -66,6 +70,10 @@ impl Doubts {
         opinion.map_or(Ok(()), Err)
     }
 
+    pub(super) fn claimed(&mut self) {
+        self.claim_answered = self.claim_asked;
+    }
+
     /// The bell was rung; before this moment it could not be heard, however long the leader's session was busy.
     pub(super) fn rung(&mut self, now: Instant) {
         self.deaf_at = (!self.heard).then_some(now + LOOP_BACK_MAX);
@@ -78,9 +86,9 @@ impl Doubts {
 }
 
 impl Term<'_> {
-    /// Whether the leader's session has not answered for as long as makes a standby end it.
+    /// Whether a standby may be about to end the leader's session, or may have.
     pub(super) fn may_be_deposed(&self, now: Instant) -> bool {
-        self.claiming && now >= self.doubts.claim_asked + ANSWER_MAX
+        now >= self.doubts.claim_answered + LEAD_MAX
     }
 
     /// When to doubt again if nothing happens.
@@ -105,7 +113,7 @@ impl Term<'_> {
             self.request(Request::Ring);
         }
         let mut doubted = Vec::new();
-        if self.may_be_deposed(now) {
+        if self.claiming && now >= self.doubts.claim_asked + ANSWER_MAX {
             doubted.push(("the leader's session", self.doubts.pids.leader));
         }
         if self.job.is_some() && now >= self.doubts.job_asked + ANSWER_MAX {

@@ -380,6 +380,7 @@ impl Term<'_> {
 
     fn claimed(&mut self, claimed: Vec<Claimed>, next: &[NextDue], now: Instant) {
         self.claiming = false;
+        self.doubts.claimed();
         let mut by_handler: HashMap<String, Vec<Claimed>> = HashMap::new();
         for claimed in claimed {
             by_handler.entry(claimed.handler.clone()).or_default().push(claimed);
