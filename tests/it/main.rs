@@ -7,6 +7,7 @@ mod bell;
 mod cli;
 mod clock;
 mod connect;
+mod crash;
 mod demo;
 mod disk;
 mod dispatch;

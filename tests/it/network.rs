@@ -87,7 +87,17 @@ async fn a_leader_that_is_cut_off_is_deposed_and_neither_begins_nor_writes_anyth
     cut.stop().await;
 }
 
+/// Together, because each of them mostly waits.
 #[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_is_lost_without_a_word_is_noticed_and_a_busy_one_is_waited_for() {
+    tokio::join!(
+        half_open("leader", "the leader's session does not answer"),
+        half_open("tail", "the session that reads the log does not answer"),
+        a_deaf_listener_is_noticed_without_the_poll(),
+        a_table_that_is_locked_for_long_is_waited_for_and_nothing_runs_twice(),
+    );
+}
+
 async fn a_deaf_listener_is_noticed_without_the_poll() {
     let database = Database::new().await;
     let session = database.session().await;
@@ -145,18 +155,7 @@ async fn half_open(role: &str, why: &str) {
     running.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_half_open_session_of_the_leader_is_noticed_without_a_standby() {
-    half_open("leader", "the leader's session does not answer").await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_half_open_session_that_reads_the_log_is_noticed() {
-    half_open("tail", "the session that reads the log does not answer").await;
-}
-
 /// As while an index is made: what was done cannot be written for as long as that takes.
-#[tokio::test(flavor = "multi_thread")]
 async fn a_table_that_is_locked_for_long_is_waited_for_and_nothing_runs_twice() {
     let database = Database::new().await;
     let (session, locking) = (database.session().await, database.session().await);
