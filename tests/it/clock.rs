@@ -36,10 +36,8 @@ fn fails_once(builder: DaemonBuilder, calls: &Calls) -> DaemonBuilder {
     builder.handler_with("all", delivery, move |attempt: Attempt| {
         calls.take(&attempt);
         let fails = attempt.number == 1 && attempt.event.topic == "fails";
-        std::future::ready(match fails {
-            true => Outcome::Retry { after: None, failure: Failure::new("not yet") },
-            false => Outcome::Done { result: None },
-        })
+        let retry = Outcome::Retry { after: None, failure: Failure::new("not yet") };
+        std::future::ready(if fails { retry } else { Outcome::Done { result: None } })
     })
 }
 
@@ -97,10 +95,10 @@ async fn when_postgresql_s_clock_is_set_nothing_is_lost_or_repeated_and_due_time
 /// Takes as long as a leader may be silent, ten seconds.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_leader_that_is_frozen_while_postgresql_s_clock_goes_back_is_deposed_all_the_same() {
-    let (_folder, shim, server) = server().await;
+    let (folder, shim, server) = server().await;
     let gate = Gate::opened();
     let config = ConfigFile::new(&format!("[handler.slow]\ntopics = [\"#\"]\n{}", gate.command()));
-    let database = format!("postgres://outboxd@/postgres?host={}", _folder.socket_dir().display());
+    let database = format!("postgres://outboxd@/postgres?host={}", folder.socket_dir().display());
     let run = || {
         let mut command = outboxd(None, &["run", "--config", config.path()]);
         command.env("DATABASE_URL", &database);

@@ -51,7 +51,8 @@ impl Sink {
     }
 
     async fn reached(&self, keys: i32) {
-        until_within(60, "the requests have come", async || self.requests.lock().unwrap().len() == keys as usize).await;
+        let keys = usize::try_from(keys).unwrap();
+        until_within(60, "the requests have come", async || self.requests.lock().unwrap().len() == keys).await;
     }
 
     /// How many deliveries came so many times.

@@ -81,7 +81,7 @@ async fn a_leader_that_is_cut_off_is_deposed_and_neither_begins_nor_writes_anyth
     assert_eq!(calls.count(), events.len());
     assert_eq!((cut.count(leading), standby.count(leading)), (1, 1));
     standby.stop().await;
-    cut.observed("it leads again", |o| leading(o)).await;
+    cut.observed("it leads again", leading).await;
     events.extend(publish_many(&session, "a", 10).await);
     all_done(&session, &events).await;
     cut.stop().await;
