@@ -5,10 +5,12 @@
 
 mod bell;
 mod cli;
+#[cfg(target_os = "linux")]
 mod clock;
 mod connect;
 mod crash;
 mod demo;
+#[cfg(target_os = "linux")]
 mod disk;
 mod dispatch;
 mod failover;

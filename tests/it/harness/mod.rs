@@ -8,6 +8,7 @@ mod gate;
 mod process;
 pub(crate) mod proxy;
 mod server;
+#[cfg(target_os = "linux")]
 mod shim;
 mod systemd;
 pub(crate) mod workload;
@@ -23,6 +24,7 @@ pub(crate) use facts::{deliveries, done, publish, publish_many, ring, text, text
 pub(crate) use gate::{Gate, lives};
 pub(crate) use process::{ConfigFile, Process, outboxd, outboxd_output, url};
 pub(crate) use server::{Programs, Server};
+#[cfg(target_os = "linux")]
 pub(crate) use shim::Shim;
 pub(crate) use systemd::NotifySocket;
 
