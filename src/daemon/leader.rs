@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 
 use super::context::{Context, registrations};
 use super::read::Earlier;
-use super::term::Links;
+use super::term::{Links, Pids};
 use crate::observe::Observation;
 use crate::postgres::{ConnectError, MigrateError, SchemaStatus, Session, migrate};
 use crate::store::{Error, Store};
@@ -77,6 +77,7 @@ pub(super) async fn take(context: &Context) -> Result<Links, LeadError> {
     bell.listen().await?;
     let tail = Store::new(target.connect("tail").await?);
     tail.pin_plans().await?;
+    let pids = Pids { leader: leader.backend().await?, tail: tail.backend().await? };
 
     let installation = leader.installation().await?;
     if !installation.same_cluster {
@@ -102,7 +103,7 @@ pub(super) async fn take(context: &Context) -> Result<Links, LeadError> {
     let beginnings = leader.beginnings(&names).await?;
     let earlier = Earlier { snapshot, last_id };
     let handlers = (handlers, watched);
-    Ok(Links { leader, tail, bell, wake, installation: installation.id, earlier, handlers, beginnings })
+    Ok(Links { leader, tail, bell, wake, pids, installation: installation.id, earlier, handlers, beginnings })
 }
 
 async fn check_schema(session: &Session) -> Result<(), LeadError> {
@@ -117,6 +118,8 @@ async fn check_schema(session: &Session) -> Result<(), LeadError> {
 /// Returns when this session leads.
 async fn stand_by(context: &Context, store: &Store) -> Result<(), LeadError> {
     let mut told = None;
+    // What its session was last seen to have said, and since when.
+    let mut quiet = (None, Instant::now());
     while !store.lead().await? {
         context.progress.made(Instant::now());
         if let Some(leader) = store.leader().await? {
@@ -126,9 +129,16 @@ async fn stand_by(context: &Context, store: &Store) -> Result<(), LeadError> {
                 systemd::ready(&format!("standing by: {text} leads"));
                 context.observer.tell(&Observation::StandingBy { leader: text });
             }
-            if let Some(silent) = leader.silent.filter(|&silent| silent > SILENT_MAX) {
+            // On our own clock: PostgreSQL's may be set forward, and no leader is silent for that, or back.
+            let said = leader.silent.map(|_| (leader.pid, leader.said));
+            if said != quiet.0 {
+                quiet = (said, Instant::now());
+            }
+            let silent = quiet.1.elapsed();
+            if quiet.0.is_some() && silent > SILENT_MAX {
                 store.depose(leader.pid).await?;
                 context.observer.tell(&Observation::Deposed { pid: leader.pid, silent });
+                quiet.1 = Instant::now();
                 continue;
             }
         }

@@ -27,6 +27,25 @@ const BATCH_MAX: usize = 1000;
 /// share it: 100 of ours a second cost them less than one for every read of the log.
 const GATHER: Duration = Duration::from_millis(10);
 
+/// Before a statement that was refused for something that passes is tried again; doubled from the first to the second. A
+/// standby takes a leader that says nothing for longer than that for a frozen one.
+const AGAIN_MIN: Duration = Duration::from_millis(100);
+const AGAIN_MAX: Duration = Duration::from_secs(5);
+
+/// Tries until PostgreSQL does it, or refuses for good. Nothing is given up meanwhile: what has run is not run again
+/// because a disk was full. What waits is bounded by the lanes.
+macro_rules! patiently {
+    ($observer:expr, $ask:expr) => {{
+        let mut pause = AGAIN_MIN;
+        loop {
+            match $ask.await {
+                Err(error) if error.is_passing() => pause = wait($observer, &error, pause).await,
+                done => break done,
+            }
+        }
+    }};
+}
+
 /// A request to the leader's session. They are served in order.
 #[derive(Debug)]
 pub enum Request {
@@ -57,6 +76,7 @@ pub enum Reply {
     Written(Vec<(Ticket, Fate)>),
     Claimed(Claim),
     Registered(Vec<Beginning>),
+    Rung,
 }
 
 /// Serves requests until they end or the session breaks.
@@ -89,9 +109,9 @@ pub async fn run(
             // What came before must be written before: a claim must see what was scheduled.
             settle(store, std::mem::take(&mut writes), &replies, &observer).await?;
             let reply = match request {
-                Request::Claim(want) => Some(Reply::Claimed(store.claim_due(&want).await?)),
+                Request::Claim(want) => Some(Reply::Claimed(patiently!(&observer, store.claim_due(&want))?)),
                 Request::Register(handlers, now) => {
-                    let absent = store.register(&handlers, &now).await?;
+                    let absent = patiently!(&observer, store.register(&handlers, &now))?;
                     for handler in absent {
                         observer.tell(&Observation::HandlerAbsent { handler });
                     }
@@ -100,18 +120,18 @@ pub async fn run(
                 }
                 Request::Ring => {
                     store.ring().await?;
-                    None
+                    Some(Reply::Rung)
                 }
                 Request::Breaker { handler, opened } => {
-                    store.tell_breaker(&handler, opened.as_deref()).await?;
+                    patiently!(&observer, store.tell_breaker(&handler, opened.as_deref()))?;
                     None
                 }
                 Request::Pause { handler, reason } => {
-                    store.pause(&handler, Some(&reason), None).await?;
+                    patiently!(&observer, store.pause(&handler, Some(&reason), None))?;
                     None
                 }
                 Request::Checkpoint(checkpoints) => {
-                    store.append_position(&checkpoints).await?;
+                    patiently!(&observer, store.append_position(&checkpoints))?;
                     None
                 }
                 Request::Write(_) | Request::Beats(_) => None,
@@ -144,6 +164,13 @@ async fn gather(requests: &mut UnboundedReceiver<Request>, waiting: &mut Vec<Req
     }
 }
 
+/// Tells why a statement could not be done and waits; returns how long to wait the next time.
+async fn wait(observer: &Observer, error: &Error, pause: Duration) -> Duration {
+    observer.tell(&Observation::Hiccup { doing: "writing on the leader's session", error: error.to_string() });
+    tokio::time::sleep(pause).await;
+    (pause * 2).min(AGAIN_MAX)
+}
+
 async fn settle(
     store: &Store,
     writes: Vec<Write>,
@@ -153,7 +180,7 @@ async fn settle(
     if writes.is_empty() {
         return Ok(());
     }
-    let refused = match write(store, &writes).await {
+    let refused = match patiently!(observer, write(store, &writes)) {
         Ok(refused) => refused,
         Err(error) if error.is_refusal() => one_by_one(store, &writes, observer).await?,
         Err(error) => return Err(error),
@@ -171,7 +198,7 @@ async fn settle(
 async fn one_by_one(store: &Store, writes: &[Write], observer: &Observer) -> Result<Vec<usize>, Error> {
     let mut refused = Vec::new();
     for (index, one) in writes.iter().enumerate() {
-        match write(store, std::slice::from_ref(one)).await {
+        match patiently!(observer, write(store, std::slice::from_ref(one))) {
             Ok(lost) => refused.extend(lost.iter().map(|_| index)),
             Err(error) if error.code().is_some_and(|code| code.code() == "23505") => refused.push(index),
             Err(error) if error.is_refusal() => {
@@ -180,7 +207,8 @@ async fn one_by_one(store: &Store, writes: &[Write], observer: &Observer) -> Res
                 observer.tell(&Observation::Unwritable { event, handler, error: text.clone() });
                 let failure = Failure::new(format!("its outcome could not be written: {text}"));
                 let dead = Write { ended: Ended::Settled(Settlement::Dead { failure }), ..one.clone() };
-                match write(store, &[dead]).await {
+                let dead = [dead];
+                match patiently!(observer, write(store, &dead)) {
                     Err(error) if !error.is_refusal() => return Err(error),
                     // Not even that could be written: the sweep finds the delivery again.
                     Ok(_) | Err(_) => {}

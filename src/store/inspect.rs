@@ -197,9 +197,9 @@ impl Store {
 
     /// Whether a connection pooler hands this session's statements to different server processes.
     pub async fn is_pooled(&self) -> Result<bool, Error> {
-        let first: i32 = self.query_one(sql!("backend"), &[]).await?.get(0);
+        let first = self.backend().await?;
         for _ in 0..3 {
-            if self.query_one(sql!("backend"), &[]).await?.get::<_, i32>(0) != first {
+            if self.backend().await? != first {
                 return Ok(true);
             }
         }

@@ -34,6 +34,8 @@ pub struct Leader {
     pub since: Option<Timestamp>,
     /// How long its session has said nothing; `None` while a statement runs.
     pub silent: Option<Duration>,
+    /// When it last said something, on PostgreSQL's clock; only good for comparing.
+    pub said: Option<String>,
 }
 
 /// A handler as `outbox.handler` keeps it.
@@ -124,7 +126,19 @@ impl Store {
             address: row.get::<_, Option<_>>("address").unwrap_or_default(),
             since: row.get("since"),
             silent: row.get::<_, Option<f64>>("silent").map(seconds),
+            said: row.get("said"),
         }))
+    }
+
+    /// The server process of this session.
+    pub async fn backend(&self) -> Result<i32, Error> {
+        Ok(self.query_one(sql!("backend"), &[]).await?.get(0))
+    }
+
+    /// Those of these sessions that are there, and how long PostgreSQL has waited for each; `None` while a statement runs.
+    pub async fn silent(&self, pids: &[i32]) -> Result<Vec<(i32, Option<Duration>)>, Error> {
+        let rows = self.query(sql!("silent"), &[&pids]).await?;
+        Ok(rows.iter().map(|row| (row.get("pid"), row.get::<_, Option<f64>>("silent").map(seconds))).collect())
     }
 
     /// Ends the session of a silent leader.
@@ -135,6 +149,14 @@ impl Store {
     /// Writes the configured handlers, marks the others absent, and gives new ones their first position: behind
     /// `now`, unless they begin at the beginning. Returns the names newly absent.
     pub async fn register(&self, handlers: &[Registration], now: &Snapshot) -> Result<Vec<String>, Error> {
+        let registered = self.register_in_transaction(handlers, now).await;
+        if registered.as_ref().is_err_and(Error::is_refusal) {
+            self.rollback().await?;
+        }
+        registered
+    }
+
+    async fn register_in_transaction(&self, handlers: &[Registration], now: &Snapshot) -> Result<Vec<String>, Error> {
         let names: Vec<&str> = handlers.iter().map(|handler| &*handler.name).collect();
         let json = serde_json::json!(handlers);
         self.begin().await?;

@@ -5,9 +5,15 @@
 
 mod bell;
 mod cli;
+#[cfg(target_os = "linux")]
+mod clock;
 mod connect;
+mod crash;
 mod demo;
+#[cfg(target_os = "linux")]
+mod disk;
 mod dispatch;
+mod failover;
 mod handlers;
 mod harness;
 mod insert;
@@ -18,13 +24,16 @@ mod lifecycle;
 mod long_work;
 mod migrate;
 mod model;
+mod network;
 mod outage;
 mod partitions;
+mod proxy;
 mod publish;
 mod queries;
 mod refusals;
 mod reload;
 mod restart;
+mod restore;
 mod schema;
 mod shutdown;
 mod sql_handlers;

@@ -1,10 +1,15 @@
 //! PostgreSQL may go away under a running daemon: it waits, comes back, and everything is delivered.
 
+use outboxd::config::DeliveryConfig;
 use outboxd::postgres::ThrowawayPostgres;
 use outboxd::postgres::migrate::migrate;
 use outboxd::postgres::throwaway::Options;
+use outboxd::{Attempt, Daemon, Observation};
 
-use crate::harness::{ConfigFile, Gate, NotifySocket, Process, done, outboxd, publish_many, text, until};
+use crate::harness::{
+    Calls, ConfigFile, Gate, NotifySocket, Process, Programs, Running, done, outboxd, publish_many, text, until,
+    workload,
+};
 
 #[tokio::test]
 async fn a_daemon_survives_a_crash_of_postgresql_and_delivers_everything() {
@@ -42,4 +47,44 @@ async fn a_daemon_survives_a_crash_of_postgresql_and_delivers_everything() {
     assert_eq!(gate.events("begin"), begun, "only what was running ran twice");
     drop(daemon);
     postgres.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fast_restart_of_postgresql_repeats_what_ran_and_nothing_else() {
+    let mut folder = ThrowawayPostgres::start(Options::default()).await.unwrap();
+    let programs = Programs::of(&folder).await;
+    folder.crash().await.unwrap();
+    let server = programs.serve(folder.socket_dir(), &[], &[]).await;
+    let target = server.target("postgres");
+    migrate(&target).await.unwrap();
+    let (calls, gate) = (Calls::default(), workload::Gate::closed());
+    let (kept, closed) = (calls.clone(), gate.clone());
+    let handle = move |attempt: Attempt| {
+        let (calls, gate) = (kept.clone(), closed.clone());
+        async move {
+            calls.take(&attempt);
+            if attempt.event.topic == "held" {
+                gate.passed().await;
+            }
+        }
+    };
+    let delivery = DeliveryConfig { concurrency: 10, ..DeliveryConfig::new(vec!["#".parse().unwrap()]) };
+    let running = Running::start(Daemon::builder().target(target.clone()).handler_with("all", delivery, handle)).await;
+    let session = target.connect("test").await.unwrap();
+    let mut events = publish_many(&session, "plain", 500).await;
+    until("the first are done", async || done(&session, "all").await == events).await;
+    let held = publish_many(&session, "held", 5).await;
+    events.extend(&held);
+    calls.reached(505).await;
+
+    server.stop();
+    running.observed("its term ends", |o| matches!(o, Observation::TermEnded { .. })).await;
+    let _server = programs.serve(folder.socket_dir(), &[], &[]).await;
+    let session = target.connect("test").await.unwrap();
+    events.extend(publish_many(&session, "plain", 500).await);
+    gate.open();
+    until("everything is done", async || done(&session, "all").await == events).await;
+    assert!(events.iter().all(|event| calls.of(*event) == 1 + usize::from(held.contains(event))));
+    assert_eq!(running.count(|o| matches!(o, Observation::ClusterChanged { .. })), 0);
+    running.stop().await;
 }

@@ -146,7 +146,7 @@ impl Term<'_> {
                 match ears.replies.recv().await {
                     Some(Reply::Claimed(claim)) => self.claimed(claim, now),
                     Some(Reply::Written(written)) => self.written(written, now),
-                    Some(Reply::Registered(_)) => {}
+                    Some(Reply::Registered(_) | Reply::Rung) => {}
                     None => break,
                 }
             }

@@ -126,6 +126,7 @@ impl Term<'_> {
         }
         if !want.is_empty() || pulse {
             self.claiming = true;
+            self.doubts.claim_asked = now;
             self.pulse_at = now + PULSE_EVERY;
             self.request(Request::Claim(want));
         }
@@ -133,6 +134,7 @@ impl Term<'_> {
 
     pub(super) fn claimed(&mut self, claim: Claim, now: Instant) {
         self.claiming = false;
+        self.doubts.claimed();
         let mut by_handler: HashMap<String, Vec<Claimed>> = HashMap::new();
         for claimed in claim.claimed {
             by_handler.entry(claimed.handler.clone()).or_default().push(claimed);

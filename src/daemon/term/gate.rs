@@ -89,7 +89,7 @@ impl Term<'_> {
     /// Attempts that may begin for this handler now.
     pub(super) fn room(&self, id: LaneId, now: Instant) -> usize {
         let Some(slot) = self.slots.get(&id).filter(|slot| !slot.leaving && !self.stopping) else { return 0 };
-        if slot.gate.is_paused(now) {
+        if slot.gate.is_paused(now) || self.may_be_deposed(now) {
             return 0;
         }
         let own = slot.gate.breaker.as_ref().map_or(usize::MAX, |breaker| breaker.room(now));

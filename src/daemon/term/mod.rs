@@ -7,6 +7,7 @@
 mod beat;
 mod change;
 mod deliveries;
+mod doubt;
 mod gate;
 mod reading;
 
@@ -21,6 +22,8 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use self::doubt::Doubts;
+pub(super) use self::doubt::Pids;
 use self::gate::Gate;
 use super::beat::News;
 use super::bell::{Bell, Next};
@@ -41,10 +44,6 @@ use crate::store::{Error, Store};
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
 /// The leader's session says something at least this often, so that a standby can tell it from a frozen one.
 const PULSE_EVERY: Duration = Duration::from_secs(5);
-/// The daemon rings its own bell this often: a listener can be connected and deaf, and only a notification tells.
-const LOOP_BACK_EVERY: Duration = Duration::from_mins(1);
-/// So long may its own ring take to be heard.
-const LOOP_BACK_MAX: Duration = Duration::from_secs(10);
 /// How long the last writes of a stopping daemon may take.
 const LAST_WRITES: Duration = Duration::from_secs(5);
 /// Inputs taken together before the term acts on them.
@@ -65,6 +64,7 @@ pub(super) struct Links {
     /// The session that listens, and what it rings.
     pub(super) bell: Store,
     pub(super) wake: Arc<Notify>,
+    pub(super) pids: Pids,
     pub(super) installation: Uuid,
     pub(super) earlier: Earlier,
     /// The registered handlers, and the watch that tells of others.
@@ -92,6 +92,7 @@ enum Input {
     Ended(Ticket, Outcome),
     News(News<Ticket>),
     Answered(Result<Answer, Error>),
+    Opinion(Option<String>),
     Woken,
     Reload,
     Time,
@@ -130,13 +131,11 @@ struct Term<'a> {
     look: bool,
     /// The breakers that handlers with one host share.
     hosts: BTreeMap<Arc<str>, Breaker>,
+    doubts: Doubts,
     /// The next read of the log is the poll's, not the bell's.
     polled: bool,
     poll_at: Option<Instant>,
     pulse_at: Instant,
-    loop_back_at: Instant,
-    /// A ring of its own must have been heard by then.
-    deaf_at: Option<Instant>,
     checkpoint_at: Instant,
     /// Something was read or settled since positions were stored last.
     dirty: bool,
@@ -183,11 +182,10 @@ pub(super) async fn lead(
         claiming: false,
         look: true,
         hosts: BTreeMap::new(),
+        doubts: Doubts::new(links.pids, now),
         polled: false,
         poll_at: context.daemon.poll_interval.map(|interval| now + interval),
         pulse_at: now + PULSE_EVERY,
-        loop_back_at: now,
-        deaf_at: None,
         checkpoint_at: now + CHECKPOINT_EVERY,
         dirty: true,
         positions,
@@ -271,6 +269,7 @@ impl Term<'_> {
             (ticket, outcome) = self.runner.ended() => Input::Ended(ticket, outcome),
             Some(news) = ears.news.recv() => Input::News(news),
             answer = job => Input::Answered(answer),
+            opinion = self.doubts.opinion() => Input::Opinion(opinion),
             () = ears.wake.notified() => Input::Woken,
             Ok(()) = ears.handlers.changed(), if !self.stopping => Input::Reload,
             () = tokio::time::sleep_until(until.into()) => Input::Time,
@@ -287,16 +286,18 @@ impl Term<'_> {
             Input::Replied(Reply::Written(written)) => self.written(written, now),
             Input::Replied(Reply::Claimed(claim)) => self.claimed(claim, now),
             Input::Replied(Reply::Registered(beginnings)) => self.registered(&beginnings, now),
+            Input::Replied(Reply::Rung) => self.doubts.rung(now),
             Input::Ended(ticket, outcome) => self.ended(ticket, outcome, now),
             Input::News(news) => self.news(news),
             Input::Answered(answer) => {
                 self.job = None;
                 self.answered(answer.map_err(|error| error.to_string())?, now);
             }
+            Input::Opinion(opinion) => self.doubts.answered(opinion)?,
             Input::Woken => {
                 self.context.observer.tell(&Observation::Woken);
                 self.polled = false;
-                self.deaf_at = None;
+                self.doubts.heard();
                 self.look = true;
                 self.bell.ring(now);
                 self.all_may_be_due(now);
@@ -340,22 +341,11 @@ impl Term<'_> {
         let gates = self.slots.values().filter_map(|slot| slot.gate.next(now)).min();
         let hosts = self.hosts.values().filter_map(|breaker| breaker.next(now)).min();
         let checkpoint = self.dirty.then_some(self.checkpoint_at);
-        let times = [bell, lanes, gates, hosts, checkpoint, self.poll_at, self.deaf_at, self.context.progress.due_at()];
-        times.into_iter().flatten().fold(self.pulse_at.min(self.loop_back_at), Instant::min)
+        let times = [bell, lanes, gates, hosts, checkpoint, self.poll_at, self.context.progress.due_at()];
+        times.into_iter().flatten().fold(self.pulse_at.min(self.doubt_at()), Instant::min)
     }
 
     fn time(&mut self, now: Instant) -> Result<(), String> {
-        if self.deaf_at.is_some_and(|at| at <= now) {
-            return Err(format!(
-                "the listening session is deaf: it did not hear a ring within {} s",
-                LOOP_BACK_MAX.as_secs()
-            ));
-        }
-        if self.loop_back_at <= now {
-            self.loop_back_at = now + LOOP_BACK_EVERY;
-            self.deaf_at = Some(now + LOOP_BACK_MAX);
-            self.request(Request::Ring);
-        }
         if self.poll_at.is_some_and(|at| at <= now) {
             self.poll_at = self.context.daemon.poll_interval.map(|interval| now + interval);
             self.polled = true;
@@ -366,7 +356,7 @@ impl Term<'_> {
             self.pulse_at = now + PULSE_EVERY;
             self.claim(now, true);
         }
-        Ok(())
+        self.doubt(now)
     }
 
     /// Stores the positions that moved, if it is time.

@@ -47,6 +47,7 @@ impl Term<'_> {
                 Job::Read { read, handlers }
             }
         };
+        self.doubts.job_asked = now;
         self.job = Some(Box::pin(ask(Arc::clone(&self.store), Arc::clone(&self.earlier), job)));
     }
 
