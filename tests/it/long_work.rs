@@ -262,14 +262,13 @@ async fn service(database: &Database, role: &str, finish: Arc<Notify>, is_mute: 
             let handler = header("outbox-handler");
             let works = async {
                 let sql = "SELECT outbox.heartbeat($1, $2, $3, '\"from the service\"')";
-                while !is_mute {
+                loop {
                     session.client.query_one(sql, &[&event, &handler, &attempt]).await.unwrap();
                     sleep(BEAT).await;
                 }
-                std::future::pending().await
             };
             tokio::select! {
-                () = works => {}
+                () = works, if !is_mute => {}
                 () = finish.notified() => {}
             }
         }
