@@ -1,8 +1,8 @@
 //! Heartbeats: what running attempts say, on the way to their rows, and whether they were heard of in the database.
 
-use std::time::{Duration, Instant};
-
+use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
@@ -22,7 +22,7 @@ pub enum News<T> {
 }
 
 /// An attempt that has a row.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Recorded {
     pub event: EventId,
     pub handler: Arc<str>,
@@ -32,7 +32,8 @@ pub struct Recorded {
 /// Heartbeats to write, and questions to ask.
 #[derive(Debug, Default)]
 pub struct Beats {
-    pub said: Vec<(Recorded, Heartbeat)>,
+    /// The newest of each.
+    pub said: HashMap<Recorded, Heartbeat>,
     pub silent: Vec<(Recorded, oneshot::Sender<Duration>)>,
 }
 
@@ -42,6 +43,7 @@ impl Beats {
         self.said.is_empty() && self.silent.is_empty()
     }
 
+    /// Adds what came later.
     pub fn extend(&mut self, more: Self) {
         self.said.extend(more.said);
         self.silent.extend(more.silent);

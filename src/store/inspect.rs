@@ -71,7 +71,7 @@ pub struct DeliveryStory {
     pub started_at: Option<Timestamp>,
     pub finished_at: Option<Timestamp>,
     pub last_error: Option<String>,
-    /// What an attempt said last, and when the present one did.
+    /// What an attempt said last, and when.
     pub progress: Option<Value>,
     pub heartbeat_at: Option<Timestamp>,
     pub result: Option<Value>,

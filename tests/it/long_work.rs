@@ -163,6 +163,9 @@ async fn without_max_timeout_progress_is_kept_and_puts_nothing_off() {
     running.stop().await;
 }
 
+/// Several writers: there is always more to read.
+const FLOOD: &str = r#"for n in 1 2 3 4; do yes "{\"progress\": {\"page\": $n}}" & done; wait"#;
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flood_of_progress_is_written_once_a_second_and_ends_in_time() {
     let database = Database::new().await;
@@ -173,7 +176,7 @@ async fn a_flood_of_progress_is_written_once_a_second_and_ends_in_time() {
                  CREATE TRIGGER written AFTER UPDATE OF progress ON outbox.open FOR EACH ROW \
                  WHEN (NEW.progress IS NOT NULL AND NEW.state = 'running') EXECUTE FUNCTION public.count_it()";
     session.client.batch_execute(count).await.unwrap();
-    let running = start(&database, r#"exec yes "{\"progress\": {\"page\": 1}}""#, Some(Duration::from_secs(4))).await;
+    let running = start(&database, FLOOD, Some(Duration::from_secs(4))).await;
     let event = publish(&session, "a").await;
     until("it is given up", async || deliveries(&session, event).await == ["long|dead|1"]).await;
     assert_eq!(history(&session, event).await, ["dead timed out after 4s, its max_timeout"]);
@@ -259,14 +262,13 @@ async fn service(database: &Database, role: &str, finish: Arc<Notify>, is_mute: 
             let handler = header("outbox-handler");
             let works = async {
                 let sql = "SELECT outbox.heartbeat($1, $2, $3, '\"from the service\"')";
-                while !is_mute {
+                loop {
                     session.client.query_one(sql, &[&event, &handler, &attempt]).await.unwrap();
                     sleep(BEAT).await;
                 }
-                std::future::pending().await
             };
             tokio::select! {
-                () = works => {}
+                () = works, if !is_mute => {}
                 () = finish.notified() => {}
             }
         }

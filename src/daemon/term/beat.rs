@@ -19,8 +19,9 @@ impl Term<'_> {
             }
             // Without a row nobody can have heard of it: the question is dropped, and that is the answer.
             News::Silent(ticket, answer) => {
-                let silent = self.recorded(ticket).map(|of| (of, answer)).into_iter().collect();
-                self.request(Request::Beats(Beats { silent, ..Beats::default() }));
+                if let Some(of) = self.recorded(ticket) {
+                    self.request(Request::Beats(Beats { silent: vec![(of, answer)], ..Beats::default() }));
+                }
             }
         }
     }
@@ -33,7 +34,9 @@ impl Term<'_> {
         let mut beats = Beats::default();
         for (ticket, heartbeat) in std::mem::take(&mut self.said) {
             match self.recorded(ticket) {
-                Some(of) => beats.said.push((of, heartbeat)),
+                Some(of) => {
+                    beats.said.insert(of, heartbeat);
+                }
                 None if self.slots.get(&ticket.lane).is_some_and(|slot| slot.lane.runs(ticket)) => {
                     self.said.insert(ticket, heartbeat);
                 }

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::super::Handler as _;
 use super::super::command::CommandHandler;
-use super::{attempt, dead, event, retried, run, until};
+use super::{attempt, dead, event, retried, run, until, within_patience};
 use crate::config::{CommandConfig, Secret};
 use crate::event::Event;
 use crate::outcome::{Fault, Outcome, TEXT_BYTES_MAX};
@@ -123,6 +123,26 @@ async fn a_program_need_not_read_its_stdin() {
 async fn a_flood_on_stdout_is_drained_and_not_kept() {
     let flood = command(&["head", "-c", "50000000", "/dev/zero"]);
     assert_eq!(run(&flood, event()).await, Outcome::Done { result: None });
+}
+
+#[tokio::test]
+async fn of_a_flood_of_progress_the_newest_counts_and_the_answer_stays() {
+    let script = r#"yes '{"progress": 1}' | head -c 4000000; echo; echo '{"progress": {"page": 2}}'; echo 7"#;
+    let (handler, attempt) = (shell(script), attempt(event()));
+    let heard = attempt.heartbeats.listen();
+    assert_eq!(handler.run(&attempt).await, Outcome::Done { result: Some(json!(7)) });
+    assert_eq!(heard.borrow().as_ref().unwrap().progress, Some(json!({ "page": 2 })));
+}
+
+#[tokio::test]
+async fn progress_is_heard_while_the_process_runs() {
+    let (handler, attempt) = (shell(r#"echo '{"progress": 1}'; sleep 600"#), attempt(event()));
+    let mut heard = attempt.heartbeats.listen();
+    tokio::select! {
+        outcome = handler.run(&attempt) => panic!("{outcome:?}"),
+        heard = within_patience("the heartbeat is heard", heard.changed()) => heard.unwrap(),
+    }
+    assert_eq!(heard.borrow().as_ref().unwrap().progress, Some(json!(1)));
 }
 
 #[tokio::test]
