@@ -242,7 +242,7 @@ fn step(rng: &mut Rng, stress: &Stress) -> String {
 
 /// The keys of which two rows have their turn, and those of which a row waits for its turn and none has it.
 const WRONG: &str = "
-    SELECT format('%s %s: %s', o.handler, o.key, string_agg(o.event_id || ' ' || o.state || coalesce(' due', ''), ', ' ORDER BY o.n))
+    SELECT format('%s %s: %s', o.handler, o.key, string_agg(o.event_id || ' ' || o.state || CASE WHEN o.due_at IS NULL THEN '' ELSE ' due' END, ', ' ORDER BY o.n))
     FROM outbox.open o JOIN outbox.handler h ON h.name = o.handler
     GROUP BY o.handler, o.key
     HAVING count(*) FILTER (WHERE outbox.has_turn(o.state, o.attempt, o.due_at, h.ordered)) > 1
