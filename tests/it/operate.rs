@@ -1,5 +1,7 @@
 //! The verbs that change something: what they do, and what they say when there is nothing to do.
 
+use std::fmt::Write as _;
+
 use expect_test::expect;
 use outboxd::postgres::Session;
 use serde_json::{Value, json};
@@ -35,9 +37,9 @@ async fn session_of(database: &Database, lines: &[&str]) -> String {
     let mut told = String::new();
     for line in lines {
         let (code, said) = run(database, line).await;
-        told += &format!("$ {line}\n{said}");
+        let _ = write!(told, "$ {line}\n{said}");
         if code != 0 {
-            told += &format!("exit {code}\n");
+            let _ = writeln!(told, "exit {code}");
         }
     }
     told
@@ -232,6 +234,7 @@ async fn dead_deliveries_are_redriven_by_handler_topic_time_and_error() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[expect(clippy::too_many_lines, reason = "one session at the terminal, with what it printed")]
 async fn dead_deliveries_are_discarded_and_others_cancelled_and_show_tells_by_whom() {
     let database = Database::new().await;
     let session = rows(&database).await;
