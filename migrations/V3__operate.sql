@@ -108,7 +108,13 @@ BEGIN
         SELECT o.event_id INTO next FROM outbox.open o
         WHERE o.handler = OLD.handler AND o.key = OLD.key AND o.state = 'blocked'
         ORDER BY o.n LIMIT 1 FOR UPDATE;
-        EXIT WHEN NOT FOUND;
+        IF NOT FOUND THEN
+            -- Locking drops a row that ended meanwhile; then there may be another one, come meanwhile, too.
+            EXIT WHEN NOT EXISTS (
+                SELECT FROM outbox.open o WHERE o.handler = OLD.handler AND o.key = OLD.key AND o.state = 'blocked'
+            );
+            CONTINUE;
+        END IF;
         -- Nothing, if somebody else has given it the turn while its lock was waited for.
         UPDATE outbox.open o SET due_at = clock_timestamp(), updated_at = clock_timestamp()
         WHERE o.event_id = next AND o.handler = OLD.handler AND o.state = 'blocked' AND o.due_at IS NULL;

@@ -6,7 +6,9 @@ FROM (
            ('INSERT', 'outbox.attempt'), ('SELECT', 'outbox.handler'), ('INSERT', 'outbox.handler'), ('UPDATE', 'outbox.handler'),
            ('SELECT', 'outbox.position'), ('INSERT', 'outbox.position'), ('DELETE', 'outbox.position'),
            ('SELECT', 'outbox.installation'), ('UPDATE', 'outbox.installation'),
-           ('SELECT', 'outbox.dedup'), ('DELETE', 'outbox.dedup')
+           ('SELECT', 'outbox.dedup'), ('UPDATE', 'outbox.dedup'), ('DELETE', 'outbox.dedup'),
+           ('SELECT', 'outbox.consumed'), ('UPDATE', 'outbox.consumed'), ('DELETE', 'outbox.consumed'),
+           ('SELECT', 'outbox.cancelling'), ('DELETE', 'outbox.cancelling')
 ) AS needed (privilege, relation)
 WHERE NOT has_table_privilege(needed.relation, needed.privilege)
 UNION ALL

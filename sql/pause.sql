@@ -1,3 +1,3 @@
--- Pauses a handler. $1 text: handler   $2 text: why   $3 timestamptz: until when (null: until it is resumed)
+-- Pauses a handler. $1 text: its name   $2 text: why, or null   $3 timestamptz: until when, or null
 -- Result: one row, whether there is such a handler.
 SELECT outbox.pause($1, $2, $3)

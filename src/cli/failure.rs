@@ -31,6 +31,12 @@ impl Failure {
         Self::new(format!("there is no event {id} in the log or in outbox.open"))
     }
 
+    /// An operator names a handler that is not there.
+    pub(super) fn no_handler(name: &str, known: &[(String, bool)]) -> Self {
+        let known: Vec<_> = known.iter().map(|(name, _)| name.as_str()).collect();
+        Self::new(format!("there is no handler {name}; registered are: {}", known.join(", ")))
+    }
+
     /// Something that should not be possible.
     pub(super) fn internal(message: impl Into<String>) -> Self {
         Self { code: 70, message: message.into() }

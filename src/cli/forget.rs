@@ -21,13 +21,10 @@ impl Forget {
         let name = &self.handler;
         let Some(given_up) = store.forget(name).await? else {
             let known = store.handler_names().await?;
-            return Err(Failure::new(match known.iter().find(|(known, _)| known == name) {
-                Some(_) => format!("handler {name} is in the configuration of the daemon; remove it there first"),
-                None => format!(
-                    "there is no handler {name}; registered are: {}",
-                    known.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ")
-                ),
-            }));
+            super::registered(&known, name)?;
+            return Err(Failure::new(format!(
+                "handler {name} is in the configuration of the daemon; remove it there first"
+            )));
         };
         if self.json {
             return print_json(&json!({ "forgotten": name, "given_up": given_up }));

@@ -3,13 +3,18 @@
 //! Exit codes: 0 success, 1 failure, 2 wrong usage, 69 database unreachable, 70 internal error, 78 bad configuration or
 //! a database that is not set up (systemd does not restart after it).
 
+mod cancel;
 mod check;
+mod dead;
 mod demo;
+mod discard;
 mod events;
 mod failure;
 mod forget;
 mod migrate;
 mod output;
+mod pause;
+mod redrive;
 mod retry;
 mod run;
 mod show;
@@ -71,6 +76,16 @@ enum Verb {
     Show(show::Show),
     /// Run dead deliveries of an event again now
     Retry(retry::Retry),
+    /// Run dead deliveries that fit again, all at once or so many a second
+    Redrive(redrive::Redrive),
+    /// Give dead deliveries up for good: one, or all that fit
+    Discard(discard::Discard),
+    /// Cancel deliveries of an event that have not ended
+    Cancel(cancel::Cancel),
+    /// Begin nothing more for a handler; what comes meanwhile waits
+    Pause(pause::Pause),
+    /// End a handler's pause
+    Resume(pause::Resume),
     /// Forget a handler that left the configuration
     Forget(forget::Forget),
 }
@@ -95,6 +110,11 @@ impl Cli {
                 Verb::Events(events) => events.run(&global).await,
                 Verb::Show(show) => show.run(&global).await,
                 Verb::Retry(retry) => retry.run(&global).await,
+                Verb::Redrive(redrive) => redrive.run(&global).await,
+                Verb::Discard(discard) => discard.run(&global).await,
+                Verb::Cancel(cancel) => cancel.run(&global).await,
+                Verb::Pause(pause) => pause.run(&global).await,
+                Verb::Resume(resume) => resume.run(&global).await,
                 Verb::Forget(forget) => forget.run(&global).await,
             }
         });
@@ -138,4 +158,9 @@ impl Global {
             status => Err(Failure::config(status.to_string())),
         }
     }
+}
+
+/// Whether an operator names a handler that is there.
+fn registered(known: &[(String, bool)], name: &str) -> Result<(), Failure> {
+    if known.iter().any(|(known, _)| known == name) { Ok(()) } else { Err(Failure::no_handler(name, known)) }
 }

@@ -70,8 +70,16 @@ fn delivery_told(delivery: &DeliveryStory) -> String {
     line("finished", delivery.finished_at.map(|at| format!("{at:.3}")));
     line("progress", delivery.progress.as_ref().map(|progress| cut(&progress.to_string())));
     line("heartbeat", delivery.heartbeat_at.map(|at| format!("{at:.3}")));
-    line("result", delivery.result.as_ref().map(|result| cut(&result.to_string())));
-    line("error", delivery.last_error.clone());
+    if matches!(delivery.state.as_str(), "cancelled" | "discarded") {
+        // Written by the verb: who did it, and why.
+        let said = |key| delivery.result.as_ref()?.get(key)?.as_str().map(ToOwned::to_owned);
+        line("by", said("by"));
+        line("reason", said("reason"));
+        line("error", said("error"));
+    } else {
+        line("result", delivery.result.as_ref().map(|result| cut(&result.to_string())));
+        line("error", delivery.last_error.clone());
+    }
     for attempt in &delivery.history {
         let ran = attempt.finished_at.duration_since(attempt.started_at).as_secs_f64();
         let error = attempt.error.as_deref().unwrap_or_default();

@@ -49,23 +49,50 @@ fn handlers(backlog: &[Backlog]) -> String {
     if backlog.is_empty() {
         return "no handler is registered yet\n".to_owned();
     }
-    let header =
-        ["HANDLER", "KIND", "PENDING", "RUNNING", "RETRYING", "SCHEDULED", "DEAD", "OLDEST", "PER SECOND", "FINISHED"];
-    table(
-        header,
-        backlog.iter().map(|line| {
-            [
-                line.handler.clone() + if line.absent { " (absent)" } else { "" },
-                line.kind.clone(),
-                line.pending.to_string(),
-                line.running.to_string(),
-                line.retrying.to_string(),
-                line.scheduled.to_string(),
-                line.dead.to_string(),
-                or_dash(line.oldest_age.map(age)),
-                or_dash(line.finished_per_second.map(|rate| format!("{rate:.1}"))),
-                or_dash(line.finished),
-            ]
-        }),
-    )
+    // Few handlers have callbacks or an order.
+    let some_wait = backlog.iter().any(|line| line.waiting > 0);
+    let some_blocked = backlog.iter().any(|line| line.blocked > 0);
+    let columns = |line: Option<&Backlog>| {
+        let column = |header: &str, value: &dyn Fn(&Backlog) -> String| line.map_or_else(|| header.to_owned(), value);
+        let mut columns = vec![
+            column("HANDLER", &|line| line.handler.clone() + if line.absent { " (absent)" } else { "" }),
+            column("KIND", &|line| line.kind.clone()),
+            column("PENDING", &|line| line.pending.to_string()),
+            column("RUNNING", &|line| line.running.to_string()),
+            column("RETRYING", &|line| line.retrying.to_string()),
+            column("SCHEDULED", &|line| line.scheduled.to_string()),
+        ];
+        if some_wait {
+            columns.push(column("WAITING", &|line| line.waiting.to_string()));
+        }
+        if some_blocked {
+            columns.push(column("BLOCKED", &|line| line.blocked.to_string()));
+        }
+        columns.extend([
+            column("DEAD", &|line| line.dead.to_string()),
+            column("OLDEST", &|line| or_dash(line.oldest_age.map(age))),
+            column("PER SECOND", &|line| or_dash(line.finished_per_second.map(|rate| format!("{rate:.1}")))),
+            column("FINISHED", &|line| or_dash(line.finished)),
+        ]);
+        columns
+    };
+    let held: Vec<String> = backlog.iter().flat_map(|line| [paused(line), broken(line)]).flatten().collect();
+    let held = if held.is_empty() { String::new() } else { format!("\n{}\n", held.join("\n")) };
+    table(columns(None), backlog.iter().map(|line| columns(Some(line)))) + &held
+}
+
+/// Since when a handler is paused, by whom, until when and why.
+fn paused(line: &Backlog) -> Option<String> {
+    let since = line.paused_at.filter(|_| line.paused)?;
+    let by = line.paused_by.as_deref().map(|by| format!(" by {by}")).unwrap_or_default();
+    let until = line.paused_until.map_or_else(|| "it is resumed".to_owned(), |until| format!("{until:.0}"));
+    let reason = line.pause_reason.as_deref().map(|reason| format!(": {reason}")).unwrap_or_default();
+    Some(format!("{} is paused since {since:.0}{by} until {until}{reason}", line.handler))
+}
+
+/// Since when a handler's target is not called, and why.
+fn broken(line: &Backlog) -> Option<String> {
+    let since = line.breaker_since.filter(|_| line.breaker == "open")?;
+    let error = line.breaker_error.as_deref().map(|error| format!(": {error}")).unwrap_or_default();
+    Some(format!("{} sends nothing but probes since {since:.0}, its breaker is open{error}", line.handler))
 }

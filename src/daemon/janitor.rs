@@ -1,4 +1,4 @@
-//! The janitor: partitions ahead, old checkpoints and dedup keys away, and the sweep that compares the log with what is
+//! The janitor: partitions ahead, old checkpoints and keys away, and the sweep that compares the log with what is
 //! settled. It works beside the leader on a session of its own, which it keeps only while it works.
 
 use std::time::{Duration, Instant};
@@ -19,8 +19,8 @@ const SWEEP_IDS: i64 = 10_000;
 /// Statements of the sweep in one round, after the first round, which goes over the whole log.
 const SWEEP_STATEMENTS: usize = 10;
 
-/// Dedup keys that `trim_dedup` forgets in one statement.
-const DEDUP_KEYS_TOGETHER: u64 = 10_000;
+/// Keys that `trim_dedup` and `trim_consumed` forget in one statement.
+const KEYS_TOGETHER: u64 = 10_000;
 
 type Failed = Box<dyn std::error::Error + Send + Sync>;
 
@@ -42,7 +42,8 @@ async fn round(context: &Context, positions: &mut watch::Receiver<Positions>, sw
     let store = Store::new(context.target.connect("janitor").await?);
     store.add_partitions().await?;
     store.trim_position().await?;
-    while store.trim_dedup().await? == DEDUP_KEYS_TOGETHER {}
+    while store.trim_dedup().await? == KEYS_TOGETHER {}
+    while store.trim_consumed().await? == KEYS_TOGETHER {}
     // Nothing can be compared before the leader has said how far each handler is.
     positions.wait_for(Option::is_some).await?;
     sweep.run(context, &store, positions).await

@@ -1,4 +1,4 @@
-//! What an operator asks: backlog, events, one event's whole story, retry.
+//! What an operator asks: backlog, events, one event's whole story.
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -16,12 +16,24 @@ pub struct Backlog {
     pub scheduled: i64,
     pub retrying: i64,
     pub running: i64,
+    pub waiting: i64,
+    pub blocked: i64,
     pub dead: i64,
     /// Seconds since the oldest delivery that could run was inserted.
     #[serde(rename = "oldest_age_seconds")]
     pub oldest_age: Option<f64>,
     pub finished: Option<i64>,
     pub finished_per_second: Option<f64>,
+    /// By hand, or because the target answered that it is gone.
+    pub paused: bool,
+    pub paused_at: Option<Timestamp>,
+    pub paused_until: Option<Timestamp>,
+    pub paused_by: Option<String>,
+    pub pause_reason: Option<String>,
+    /// `closed`, or `open`: nothing is sent but probes.
+    pub breaker: String,
+    pub breaker_since: Option<Timestamp>,
+    pub breaker_error: Option<String>,
 }
 
 /// One event in a list.
@@ -101,10 +113,20 @@ impl Store {
             scheduled: row.get("scheduled"),
             retrying: row.get("retrying"),
             running: row.get("running"),
+            waiting: row.get("waiting"),
+            blocked: row.get("blocked"),
             dead: row.get("dead"),
             oldest_age: row.get("oldest_age"),
             finished: row.get("finished"),
             finished_per_second: row.get("finished_per_second"),
+            paused: row.get("paused"),
+            paused_at: row.get("paused_at"),
+            paused_until: row.get("paused_until"),
+            paused_by: row.get("paused_by"),
+            pause_reason: row.get("pause_reason"),
+            breaker: row.get("breaker"),
+            breaker_since: row.get("breaker_since"),
+            breaker_error: row.get("breaker_error"),
         };
         Ok(rows.iter().map(line).collect())
     }
@@ -172,17 +194,6 @@ impl Store {
             }
         };
         Ok(deliveries.iter().map(delivery).collect())
-    }
-
-    /// Runs one delivery again now; whether there was one to run.
-    pub async fn retry(&self, id: i64, handler: &str) -> Result<bool, Error> {
-        Ok(self.query_one(sql!("retry"), &[&id, &handler]).await?.get(0))
-    }
-
-    /// The handlers whose delivery of this event is dead.
-    pub async fn retryable(&self, id: i64) -> Result<Vec<String>, Error> {
-        let rows = self.query(sql!("retryable"), &[&id]).await?;
-        Ok(rows.iter().map(|row| row.get("handler")).collect())
     }
 
     /// What the daemon needs and this role may not do, in words.

@@ -210,6 +210,11 @@ impl Store {
         self.execute(sql!("trim_dedup"), &[]).await
     }
 
+    /// Forgets what consumers did long ago; how many keys.
+    pub async fn trim_consumed(&self) -> Result<u64, Error> {
+        self.execute(sql!("trim_consumed"), &[]).await
+    }
+
     /// Removes old checkpoints.
     pub async fn trim_position(&self) -> Result<u64, Error> {
         self.execute(sql!("trim_position"), &[]).await

@@ -15,6 +15,7 @@ use crate::postgres::Session;
 
 pub mod inspect;
 pub mod log;
+pub mod operate;
 pub mod registry;
 pub mod settle;
 pub mod within;

@@ -209,11 +209,6 @@ impl Store {
         self.execute(sql!("tell_breaker"), &[&handler, &opened]).await
     }
 
-    /// Pauses a handler, until it is resumed or until then; whether there is such a handler.
-    pub async fn pause(&self, handler: &str, reason: Option<&str>, until: Option<Timestamp>) -> Result<bool, Error> {
-        Ok(self.query_one(sql!("pause"), &[&handler, &reason, &until]).await?.get(0))
-    }
-
     /// Stores positions.
     pub async fn append_position(&self, checkpoints: &[Checkpoint]) -> Result<u64, Error> {
         let handlers: Vec<&str> = checkpoints.iter().map(|c| &*c.handler).collect();

@@ -62,9 +62,11 @@ async fn story(database: &Database, session: &Session) -> Running {
 #[tokio::test]
 async fn the_help_of_every_verb_is_the_one_that_was_reviewed() {
     let mut all = String::new();
-    for verb in
-        [&[][..], &["run"], &["migrate"], &["check"], &["status"], &["events"], &["show"], &["retry"], &["forget"]]
-    {
+    let verbs = [
+        "run", "migrate", "check", "status", "events", "show", "retry", "redrive", "discard", "cancel", "pause",
+        "resume", "forget",
+    ];
+    for verb in std::iter::once(&[][..]).chain(verbs.iter().map(std::slice::from_ref)) {
         for help in if verb.is_empty() { &["--help", "-h"][..] } else { &["--help"] } {
             let arguments = [verb, &[*help]].concat();
             let output = outboxd(None, &arguments).output().await.unwrap();

@@ -10,7 +10,7 @@ use outboxd::postgres::Session;
 use tokio::sync::Barrier;
 use tokio_postgres::error::SqlState;
 
-use crate::harness::{Database, text, texts};
+use crate::harness::{Database, text, texts, until};
 
 async fn handler(session: &Session, name: &str, ordered: &str) {
     let sql = format!(
@@ -166,6 +166,32 @@ async fn a_redriven_one_goes_first_but_not_beside_another_one() {
     }
 }
 
+/// The head ends while the one behind it is cancelled, and a third one has come that the head's transaction has not seen yet.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_comes_while_those_before_it_end_has_its_turn() {
+    let database = Database::new().await;
+    let session = database.session().await;
+    let (comes, cancels, ends) = (database.session().await, database.session().await, database.session().await);
+    handler(&session, "mail", "block").await;
+    open(&session, "mail", 1, "running").await;
+    open(&session, "mail", 2, "blocked").await;
+    run(&comes, "BEGIN").await;
+    open(&comes, "mail", 3, "blocked").await;
+    let waiting =
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    let wait = async |count: &str| until("so many wait", async || text(&session, waiting).await == count).await;
+    let ending = async {
+        wait("1").await;
+        run(&ends, "DELETE FROM outbox.open WHERE event_id = 1").await;
+    };
+    let coming = async {
+        wait("2").await;
+        run(&comes, "COMMIT").await;
+    };
+    tokio::join!(run(&cancels, "SELECT outbox.cancel(2, 'mail')"), ending, coming);
+    assert_eq!(rows(&session, "mail").await, "3 turn");
+}
+
 #[tokio::test]
 async fn nobody_is_left_behind_when_the_order_is_given_up() {
     let database = Database::new().await;
@@ -242,7 +268,7 @@ fn step(rng: &mut Rng, stress: &Stress) -> String {
 
 /// The keys of which two rows have their turn, and those of which a row waits for its turn and none has it.
 const WRONG: &str = "
-    SELECT format('%s %s: %s', o.handler, o.key, string_agg(o.event_id || ' ' || o.state || coalesce(' due', ''), ', ' ORDER BY o.n))
+    SELECT format('%s %s: %s', o.handler, o.key, string_agg(o.event_id || ' ' || o.state || CASE WHEN o.due_at IS NULL THEN '' ELSE ' due' END, ', ' ORDER BY o.n))
     FROM outbox.open o JOIN outbox.handler h ON h.name = o.handler
     GROUP BY o.handler, o.key
     HAVING count(*) FILTER (WHERE outbox.has_turn(o.state, o.attempt, o.due_at, h.ordered)) > 1
