@@ -7,8 +7,8 @@ use clap::{CommandFactory as _, FromArgMatches as _, Parser};
 
 use crate::nemesis::Kind;
 
-/// Without arguments: a smoke of about a minute.
-const SMOKE: Duration = Duration::from_mins(1);
+/// Without arguments: a smoke of about a minute, with the drain at its end.
+const SMOKE: Duration = Duration::from_secs(50);
 
 #[derive(Debug, Parser)]
 #[command(name = "torture", about = "outboxd under load and under faults, with a ledger that is compared at the end")]
@@ -23,6 +23,15 @@ pub(crate) struct Arguments {
     /// The same, in seconds
     #[arg(long)]
     seconds: Option<u64>,
+    /// So many rounds, each of a calm and a storm
+    #[arg(long)]
+    rounds: Option<u32>,
+    /// Seconds of every round without faults
+    #[arg(long)]
+    calm: Option<u64>,
+    /// Seconds of every round with faults
+    #[arg(long)]
+    storm: Option<u64>,
     /// No faults and no handler that fails: then nothing runs twice
     #[arg(long)]
     no_faults: bool,
@@ -129,12 +138,10 @@ impl Arguments {
         let asked = self.minutes.map(Duration::from_mins).or(self.seconds.map(Duration::from_secs));
         let whole = asked.unwrap_or(if self.no_faults { Duration::ZERO } else { SMOKE });
         let is_long = whole >= Duration::from_mins(5);
-        let round = if is_long { Duration::from_mins(2) } else { whole.min(SMOKE) };
-        let calm = Duration::from_secs(if is_long { 20 } else { 12 }).min(whole / 2);
-        let (rounds, storm) = match whole.as_secs() {
-            0 => (0, Duration::ZERO),
-            seconds => (u32::try_from(seconds.div_ceil(round.as_secs())).unwrap(), round - calm),
-        };
+        let round = if is_long { Duration::from_mins(2) } else { whole };
+        let calm = Duration::from_secs(self.calm.unwrap_or(if is_long { 20 } else { 12 }));
+        let storm = self.storm.map_or(round.saturating_sub(calm), Duration::from_secs);
+        let rounds = self.rounds.unwrap_or(u32::try_from(whole.as_secs().div_ceil(round.as_secs().max(1))).unwrap());
         let faults = if self.no_faults { Vec::new() } else { Kind::chosen(&self.faults) };
         Plan {
             seed: self.seed.unwrap_or_else(today),
@@ -143,7 +150,7 @@ impl Arguments {
             storm,
             mean: Duration::from_secs(self.mean.unwrap_or(if is_long { 20 } else { 5 })),
             faults,
-            events: self.events.unwrap_or(if whole.is_zero() { 20_000 } else { 0 }),
+            events: self.events.unwrap_or(if rounds == 0 { 20_000 } else { 0 }),
             rate: self.rate.max(1),
             poll: self.poll.clone(),
             binary: self.binary.clone(),

@@ -31,6 +31,8 @@ pub(crate) enum Fate {
 pub(crate) struct Intent {
     pub(crate) topic: &'static str,
     pub(crate) key: Option<String>,
+    /// Not to be handled at once.
+    pub(crate) delayed: bool,
     pub(crate) fate: Fate,
     pub(crate) intended: Duration,
     /// When its fate was known.
@@ -118,16 +120,19 @@ impl Ledger {
     }
 
     /// Notes what is about to be inserted; returns when that is on the disk.
-    pub(crate) async fn intend(&self, events: &[(Number, &'static str, Option<String>)]) {
+    pub(crate) async fn intend(&self, events: &[(Number, &'static str, Option<String>, bool)]) {
         let at = self.now();
         let mut text = String::new();
-        for (number, topic, key) in events {
+        for (number, topic, key, _) in events {
             let hash = hash(&payload(*number).to_string());
             let _ = writeln!(text, "{} intent {number} {topic} {key:?} {hash:016x}", at.as_micros());
         }
         let (on_disk, written) = oneshot::channel();
-        let intents = events.iter().map(|(number, topic, key)| {
-            (*number, Intent { topic, key: key.clone(), fate: Fate::Intended, intended: at, ended: at })
+        let intents = events.iter().map(|(number, topic, key, delayed)| {
+            (
+                *number,
+                Intent { topic, key: key.clone(), delayed: *delayed, fate: Fate::Intended, intended: at, ended: at },
+            )
         });
         {
             let mut entries = self.entries();

@@ -224,7 +224,8 @@ impl Producer {
     }
 
     async fn intend(&self, events: &[New]) {
-        let intents: Vec<_> = events.iter().map(|event| (event.number, event.topic, event.key.clone())).collect();
+        let intent = |event: &New| (event.number, event.topic, event.key.clone(), event.delay.is_some());
+        let intents: Vec<_> = events.iter().map(intent).collect();
         self.ledger.intend(&intents).await;
     }
 

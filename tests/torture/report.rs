@@ -39,7 +39,8 @@ pub(crate) fn print(plan: &Plan, ledger: &Ledger, facts: &Facts, daemons: &[Arc<
     println!("  {:>8} faults: {}", entries.faults.len(), kinds.join(", "));
     let waits = entries.receipts.iter().filter_map(|((_, number), receipts)| {
         let (intent, first) = (entries.intents.get(number)?, successes(receipts).first().copied()?);
-        (intent.fate == Fate::Committed).then(|| (first.began.saturating_sub(intent.ended), intent.ended))
+        (intent.fate == Fate::Committed && !intent.delayed)
+            .then(|| (first.began.saturating_sub(intent.ended), intent.ended))
     });
     let calm = |at: Duration| entries.calms.iter().any(|calm| calm.began <= at && at <= calm.ended);
     let (calms, storms): (Vec<_>, Vec<_>) = waits.partition(|(_, at)| calm(*at));

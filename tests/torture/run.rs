@@ -32,7 +32,7 @@ const PROBE_MAX: Duration = Duration::from_secs(3);
 /// A deaf listener is noticed within 70 s.
 const DEAF_MAX: Duration = Duration::from_secs(90);
 /// A run that has found so much has found enough.
-const VIOLATIONS_MAX: usize = 20;
+const VIOLATIONS_MAX: usize = 5;
 
 /// Everything there is in a run.
 struct Run {
