@@ -112,6 +112,17 @@ impl Plan {
     pub(crate) fn has_faults(&self) -> bool {
         !self.faults.is_empty()
     }
+
+    /// Whether an attempt that succeeded may run again.
+    pub(crate) fn may_repeat(&self) -> bool {
+        self.faults.iter().any(|kind| kind.may_repeat())
+    }
+
+    /// The longest that it may take: everything twice, a drain before every calm, and the events at a tenth of their rate.
+    pub(crate) fn longest(&self) -> Duration {
+        let rounds = (self.calm + self.storm + Duration::from_mins(1)) * self.rounds * 2;
+        rounds + Duration::from_secs(self.events * 10 / u64::from(self.rate)) + Duration::from_mins(6)
+    }
 }
 
 impl Arguments {

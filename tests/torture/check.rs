@@ -189,7 +189,7 @@ impl Case<'_> {
             for (first, again) in repeats(receipts) {
                 *count.entry(handler).or_default() += 1;
                 let calm = inside(&settled, first.ended) || inside(&self.entries.calms, again.began);
-                if calm || !self.plan.has_faults() {
+                if calm || !self.plan.may_repeat() {
                     self.found.add("I4", format!("{handler} did {number} again: {first:?}, then {again:?}"));
                 }
             }
@@ -327,7 +327,7 @@ impl Case<'_> {
             if payloads.iter().any(|payload| !payload.starts_with(&format!("{{\"n\": {number},"))) {
                 self.found.add("I3", format!("{number} (event {event}) reached the program as {payloads:?}"));
             }
-            if payloads.len() > 1 && !self.plan.has_faults() {
+            if payloads.len() > 1 && !self.plan.may_repeat() {
                 self.found.add("I4", format!("the program had {number} (event {event}) {} times", payloads.len()));
             }
         }
@@ -356,8 +356,8 @@ impl Case<'_> {
                 self.found.add("I10", format!("daemon {} used {} KiB", daemon.name(), most(|sample| sample.kibibytes)));
             }
             let warm: Vec<&Sample> = start.iter().filter(|sample| sample.at > start[0].at + WARM_AFTER).collect();
-            // A fault may leave a lane full; without faults there is a level.
-            if self.plan.has_faults() || warm.len() < 20 {
+            // A fault may leave a lane full, and a calm is not a storm; where there is nothing but load there is a level.
+            if self.plan.has_faults() || self.plan.rounds > 0 || warm.len() < 20 {
                 continue;
             }
             let (early, late) = warm.split_at(warm.len() / 2);

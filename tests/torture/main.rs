@@ -35,6 +35,12 @@ fn main() -> ExitCode {
 }
 
 fn run_on_a_runtime(arguments: &Arguments) -> bool {
+    let plan = arguments.plan();
+    let longest = plan.longest();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
-    runtime.block_on(run::run(&arguments.plan()))
+    let well = runtime.block_on(async { tokio::time::timeout(longest, run::run(&plan)).await });
+    well.unwrap_or_else(|_| {
+        println!("torture: FAILED: has not ended within {longest:?} (--seed {})", plan.seed);
+        false
+    })
 }

@@ -64,6 +64,14 @@ impl Kind {
     pub(crate) fn chosen(kinds: &[Self]) -> Vec<Self> {
         if kinds.is_empty() { Self::value_variants().to_vec() } else { kinds.to_vec() }
     }
+
+    /// Whether an attempt that succeeded may run again because of it. An orderly end loses nothing, and what does not touch
+    /// the leader, its sessions or its answers does not either.
+    pub(crate) fn may_repeat(self) -> bool {
+        let harmless = [Self::KillStandby, Self::PauseStandby, Self::SinkDown, Self::Silence];
+        let orderly = [Self::StopLeader, Self::StopStandby, Self::StopBoth];
+        !harmless.contains(&self) && !orderly.contains(&self)
+    }
 }
 
 /// A fault as the seed chose it.
@@ -256,7 +264,11 @@ async fn end(daemons: Vec<Arc<Daemon>>, signal: Signal, lasts: Duration) {
 }
 
 async fn pause(daemons: &[Arc<Daemon>], lasts: Duration) {
-    daemons.iter().for_each(|daemon| daemon.signal(Signal::STOP));
+    for daemon in daemons {
+        daemon.signal(Signal::STOP);
+    }
     sleep(lasts).await;
-    daemons.iter().for_each(|daemon| daemon.signal(Signal::CONT));
+    for daemon in daemons {
+        daemon.signal(Signal::CONT);
+    }
 }

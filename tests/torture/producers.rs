@@ -114,19 +114,23 @@ impl Producer {
         }
     }
 
-    /// One event for the handlers that answer at once, in a transaction that may stay open across the daemon's falling
-    /// asleep; its number, once it is committed.
-    pub(crate) async fn probe(&mut self) -> Option<Number> {
-        let event = self.new_event("probe.one");
-        self.intend(std::slice::from_ref(&event)).await;
-        let pauses = [self.rng.u64(..15), self.rng.u64(..70) * self.rng.u64(..2)].map(Duration::from_millis);
-        let number = event.number;
-        let ended = self.probe_in(event, pauses).await;
-        self.note(&[number], ended);
-        (self.ledger.entries().intents[&number].fate == Fate::Committed).then_some(number)
+    /// Some events for the handlers that answer at once: a few in a row, so that the daemon silences the bell, and one in a
+    /// transaction that may be open while the daemon falls asleep. Returns those that are committed.
+    pub(crate) async fn probe(&mut self) -> Vec<Number> {
+        let mut committed = Vec::new();
+        for left in (0..self.rng.u8(1..8)).rev() {
+            let event = self.new_event("probe.one");
+            self.intend(std::slice::from_ref(&event)).await;
+            let number = event.number;
+            let pauses = [self.rng.u64(..40), self.rng.u64(..70) * self.rng.u64(..2)].map(Duration::from_millis);
+            let ended = if left > 0 { self.alone(&[event]).await } else { self.open_for(event, pauses).await };
+            committed.extend(ended.is_ok().then_some(number));
+            self.note(&[number], ended);
+        }
+        committed
     }
 
-    async fn probe_in(&mut self, event: New, pauses: [Duration; 2]) -> Ended {
+    async fn open_for(&mut self, event: New, pauses: [Duration; 2]) -> Ended {
         let client = &self.connected().await.client;
         client.batch_execute("BEGIN").await.map_err(Failed::before)?;
         sleep(pauses[0]).await;

@@ -234,15 +234,17 @@ impl Run {
             return self.world.ledger.violation("no session listens");
         }
         // The next change of the flag is not heard either, so the daemon sleeps from here on.
-        let number = self.probers[0].probe().await.unwrap();
-        self.arrive(&[number], DEAF_MAX).await;
+        let numbers = self.probers[0].probe().await;
+        self.arrive(&numbers, DEAF_MAX).await;
     }
 }
 
 /// What the daemons use, once a second.
 async fn sample(daemons: [Arc<Daemon>; 2]) {
     loop {
-        daemons.iter().for_each(|daemon| daemon.sample());
+        for daemon in &daemons {
+            daemon.sample();
+        }
         sleep(Duration::from_secs(1)).await;
     }
 }

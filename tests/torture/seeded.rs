@@ -16,6 +16,8 @@ struct Bug {
     run: &'static str,
     /// Why torture must see it.
     why: &'static str,
+    /// As what it must see it.
+    seen_as: &'static [&'static str],
 }
 
 struct Edit {
@@ -31,6 +33,7 @@ const BUGS: [Bug; 11] = [
     Bug {
         name: "listen-after-scan",
         why: "what is committed between the last read and LISTEN rings for nobody, and waits for a poll that is off",
+        seen_as: &["I9"],
         run: "--no-faults --poll off --rounds 1 --calm 10 --storm 1",
         edits: &[
             Edit { file: "src/daemon/leader.rs", old: "    bell.listen().await?;\n", new: "" },
@@ -49,12 +52,14 @@ const BUGS: [Bug; 11] = [
     Bug {
         name: "producers-before-flag",
         why: "who reads \"awake\" after the list was made and before the flag says \"asleep\" rings never",
+        seen_as: &["I9"],
         run: "--no-faults --poll off --rounds 1 --calm 60 --storm 1",
         edits: &[Edit {
             file: "src/daemon/read.rs",
             old: "            store.bell_set(true).await?;
             Ok(Answer::FellAsleep { producers: store.bell_producers().await? })",
             new: "            let producers = store.bell_producers().await?;
+            tokio::time::sleep(std::time::Duration::from_millis(2)).await;
             store.bell_set(true).await?;
             Ok(Answer::FellAsleep { producers })",
         }],
@@ -62,6 +67,7 @@ const BUGS: [Bug; 11] = [
     Bug {
         name: "scan-before-lock",
         why: "what the leader settles while this daemon stands by is not known to it, and is done again",
+        seen_as: &["I4"],
         run: "--rounds 4 --calm 8 --storm 3 --mean 3 --faults kill-leader",
         edits: &[
             Edit {
@@ -87,6 +93,7 @@ const BUGS: [Bug; 11] = [
     Bug {
         name: "id-order",
         why: "as with `id > last`, a transaction that was open when a later one was read is never read",
+        seen_as: &["log", "I9"],
         run: "--no-faults --events 1500",
         edits: &[Edit {
             file: "sql/tail_head.sql",
@@ -97,6 +104,7 @@ const BUGS: [Bug; 11] = [
     Bug {
         name: "done-before-handler",
         why: "what a handler refuses is done nevertheless",
+        seen_as: &["I1"],
         run: "--rounds 1 --calm 6 --storm 3 --faults kill-standby",
         edits: &[Edit {
             file: "src/daemon/runner.rs",
@@ -110,6 +118,7 @@ const BUGS: [Bug; 11] = [
     Bug {
         name: "settling-without-fence",
         why: "a leader whose lock is gone goes on: the lock's session is silent, so a standby takes it away, and two lead",
+        seen_as: &["I4"],
         run: "--no-faults --rounds 1 --calm 30 --storm 10",
         edits: &[Edit {
             file: "src/daemon/leader.rs",
@@ -122,6 +131,7 @@ const BUGS: [Bug; 11] = [
     Bug {
         name: "position-of-the-unsettled",
         why: "what was read and not settled when the leader was killed lies behind its position, and only the sweep finds it",
+        seen_as: &["log"],
         run: "--rounds 1 --calm 4 --storm 40 --mean 2 --faults kill-leader,kill-both --rate 500",
         edits: &[Edit {
             file: "src/daemon/windows.rs",
@@ -132,6 +142,7 @@ const BUGS: [Bug; 11] = [
     Bug {
         name: "cursor-in-memory",
         why: "after a reconnect the daemon goes on behind what it had read, and what it had not settled is lost",
+        seen_as: &["log"],
         run: "--rounds 1 --calm 4 --storm 30 --mean 2 --faults terminate,reset --rate 500",
         edits: &[
             Edit {
@@ -161,6 +172,7 @@ const BUGS: [Bug; 11] = [
     Bug {
         name: "numeric-idempotency-key",
         why: "two handlers of one event are told apart by nothing, and after a failover nor are two events",
+        seen_as: &["idempotency key"],
         run: "--no-faults --events 800",
         edits: &[Edit {
             file: "src/event.rs",
@@ -171,6 +183,7 @@ const BUGS: [Bug; 11] = [
     Bug {
         name: "no-heartbeat",
         why: "a listener that is connected and deaf is never noticed, and without a poll nothing else wakes the daemon",
+        seen_as: &["I9"],
         run: "--no-faults --poll off --events 200 --deaf",
         edits: &[Edit {
             file: "src/daemon/term/mod.rs",
@@ -181,6 +194,7 @@ const BUGS: [Bug; 11] = [
     Bug {
         name: "lock-not-kept",
         why: "the lock is gone when the statement ends, so the standby has it too, and both do everything",
+        seen_as: &["I4"],
         run: "--no-faults --rounds 1 --calm 6 --storm 4",
         edits: &[Edit {
             file: "sql/lead.sql",
@@ -229,20 +243,14 @@ pub(crate) fn all_are_seen(name: &str) -> bool {
         println!("{}: {}", bug.name, bug.why);
         let binary = build(bug);
         let began = Instant::now();
-        match violation(&binary, bug.run) {
-            Some(text) => println!("    seen after {:.0} s: {text}", began.elapsed().as_secs_f64()),
-            None => {
-                println!("    NOT SEEN by torture {} --binary {}", bug.run, binary.display());
-                missed.push(bug.name);
-            }
+        if let Some(text) = violation(&binary, bug) {
+            println!("    seen after {:.0} s: {text}", began.elapsed().as_secs_f64());
+        } else {
+            println!("    NOT SEEN by torture {} --binary {}", bug.run, binary.display());
+            missed.push(bug.name);
         }
     }
-    println!(
-        "{} of {} seeded bugs seen{}",
-        bugs.len() - missed.len(),
-        bugs.len(),
-        missed.iter().map(|name| format!(", not {name}")).collect::<String>()
-    );
+    println!("{} of {} seeded bugs seen; not seen: {missed:?}", bugs.len() - missed.len(), bugs.len());
     missed.is_empty()
 }
 
@@ -288,10 +296,10 @@ fn copy(from: &Path, name: &str, to: &Path, bug: &Bug) {
     fs::write(to, text).unwrap();
 }
 
-/// Runs torture against this daemon; the first violation it tells of.
-fn violation(binary: &Path, arguments: &str) -> Option<String> {
+/// Runs torture against this daemon; the first violation it tells of that is the one to see.
+fn violation(binary: &Path, bug: &Bug) -> Option<String> {
     let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(arguments.split(' '))
+        .args(bug.run.split(' '))
         .arg("--binary")
         .arg(binary)
         .stdin(Stdio::null())
@@ -314,8 +322,9 @@ fn violation(binary: &Path, arguments: &str) -> Option<String> {
         std::thread::park_timeout(Duration::from_millis(100));
     };
     let text = reading.join().unwrap();
-    let seen =
-        text.lines().find_map(|line| line.strip_prefix("VIOLATED ")).map(|line| line.chars().take(160).collect());
+    let expected = |line: &&str| bug.seen_as.iter().any(|invariant| line.starts_with(&format!("{invariant}: ")));
+    let seen = text.lines().filter_map(|line| line.strip_prefix("VIOLATED ")).find(expected);
+    let seen = seen.map(|line| line.chars().take(160).collect());
     // A run that neither ends well nor says why has not seen anything.
     seen.filter(|_| ended.is_some_and(|status| !status.success()))
 }

@@ -107,17 +107,20 @@ impl Endpoint {
         let began = self.ledger.now();
         let number = request.body["n"].as_u64().unwrap_or(0);
         let mood = self.mood(number, &request);
+        let mut gone = [0];
         let end = async {
             match mood {
-                Mood::Done(pause) => {
-                    tokio::time::sleep(pause).await;
-                    respond(client, "200 OK").await.map(|()| Verdict::Ok)
-                }
+                Mood::Done(pause) => tokio::select! {
+                    biased;
+                    () = tokio::time::sleep(pause) => respond(client, "200 OK").await.map(|()| Verdict::Ok),
+                    // Nobody sends a second request before the answer to the first: the other side has given up.
+                    _ = client.read(&mut gone) => Err(io::ErrorKind::ConnectionAborted.into()),
+                },
                 Mood::Status(status) => respond(client, status).await.map(|()| Verdict::Failed),
                 Mood::Lose => Ok(Verdict::Unanswered),
                 Mood::Hang => {
                     // Until the other side gives up.
-                    let _ = client.read(&mut [0]).await?;
+                    let _ = client.read(&mut gone).await?;
                     Ok(Verdict::Failed)
                 }
             }
