@@ -48,8 +48,11 @@ pub(crate) struct Arguments {
     #[arg(long, value_delimiter = ',')]
     faults: Vec<Kind>,
     /// The daemons' poll_interval
-    #[arg(long, default_value = "5s")]
+    #[arg(long, default_value = "20s")]
     poll: String,
+    /// Seconds that an event may wait in a calm: on a busy machine, and less than the poll, which must not be needed
+    #[arg(long, default_value_t = 10)]
+    patience: u64,
     /// Another daemon than the one that was built with this test
     #[arg(long, default_value = env!("CARGO_BIN_EXE_outboxd"))]
     binary: PathBuf,
@@ -104,6 +107,7 @@ pub(crate) struct Plan {
     pub(crate) events: u64,
     pub(crate) rate: u32,
     pub(crate) poll: String,
+    pub(crate) patience: Duration,
     pub(crate) binary: PathBuf,
     pub(crate) deaf: bool,
 }
@@ -164,6 +168,7 @@ impl Arguments {
             events: self.events.unwrap_or(if rounds == 0 { 20_000 } else { 0 }),
             rate: self.rate.max(1),
             poll: self.poll.clone(),
+            patience: Duration::from_secs(self.patience),
             binary: self.binary.clone(),
             deaf: self.deaf,
         }

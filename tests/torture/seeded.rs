@@ -34,7 +34,7 @@ const BUGS: [Bug; 11] = [
         name: "listen-after-scan",
         why: "what is committed between the last read and LISTEN rings for nobody, and waits for a poll that is off",
         seen_as: &["I9"],
-        run: "--no-faults --poll off --rounds 1 --calm 10 --storm 1",
+        run: "--no-faults --poll off --patience 3 --rounds 1 --calm 10 --storm 1",
         edits: &[
             Edit { file: "src/daemon/leader.rs", old: "    bell.listen().await?;\n", new: "" },
             Edit {
@@ -53,7 +53,7 @@ const BUGS: [Bug; 11] = [
         name: "producers-before-flag",
         why: "who reads \"awake\" after the list was made and before the flag says \"asleep\" rings never",
         seen_as: &["I9"],
-        run: "--no-faults --poll off --rounds 1 --calm 60 --storm 1",
+        run: "--no-faults --poll off --patience 3 --rounds 1 --calm 60 --storm 1",
         edits: &[Edit {
             file: "src/daemon/read.rs",
             old: "            store.bell_set(true).await?;
