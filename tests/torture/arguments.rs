@@ -8,7 +8,7 @@ use clap::{CommandFactory as _, FromArgMatches as _, Parser};
 use crate::nemesis::Kind;
 
 /// Without arguments: a smoke of about a minute, with the drain at its end.
-const SMOKE: Duration = Duration::from_secs(50);
+const SMOKE: Duration = Duration::from_secs(42);
 
 #[derive(Debug, Parser)]
 #[command(name = "torture", about = "outboxd under load and under faults, with a ledger that is compared at the end")]

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::arguments::Plan;
 use crate::check::{repeats, successes};
@@ -37,19 +36,16 @@ pub(crate) fn print(plan: &Plan, ledger: &Ledger, facts: &Facts, daemons: &[Arc<
     }
     let kinds: Vec<String> = kinds.iter().map(|(kind, count)| format!("{kind} {count}")).collect();
     println!("  {:>8} faults: {}", entries.faults.len(), kinds.join(", "));
-    let waits = entries.receipts.iter().filter_map(|((_, number), receipts)| {
-        let (intent, first) = (entries.intents.get(number)?, successes(receipts).first().copied()?);
-        (intent.fate == Fate::Committed && !intent.delayed)
-            .then(|| (first.began.saturating_sub(intent.ended), intent.ended))
-    });
-    let calm = |at: Duration| entries.calms.iter().any(|calm| calm.began <= at && at <= calm.ended);
-    let (calms, storms): (Vec<_>, Vec<_>) = waits.partition(|(_, at)| calm(*at));
-    let worst = |waits: Vec<(Duration, Duration)>| waits.into_iter().map(|(wait, _)| wait).max().unwrap_or_default();
-    println!(
-        "  {:>8.3} s from commit to handler at worst, in a calm; {:.3} s in a storm",
-        worst(calms).as_secs_f64(),
-        worst(storms).as_secs_f64()
-    );
+    // From the commit to the first attempt that succeeded. Only probes are sent when nothing else is to be done.
+    let worst = |probes: bool| {
+        let waits = entries.receipts.iter().filter_map(|((handler, number), receipts)| {
+            let (intent, first) = (entries.intents.get(number)?, successes(receipts).first().copied()?);
+            let counts = intent.fate == Fate::Committed && !intent.delayed && (*handler == "probe") == probes;
+            counts.then(|| first.began.saturating_sub(intent.ended))
+        });
+        waits.max().unwrap_or_default().as_secs_f64()
+    };
+    println!("  {:>8.3} s from commit to handler at worst, in a calm; {:.3} s otherwise", worst(true), worst(false));
     for daemon in daemons {
         let samples = daemon.samples();
         let memory = samples.iter().map(|sample| sample.kibibytes).max().unwrap_or(0) / 1024;
