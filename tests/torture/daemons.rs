@@ -104,6 +104,15 @@ struct State {
     samples: Vec<Sample>,
 }
 
+/// Ends a daemon whose harness was killed: without a test there is nobody to stop it.
+fn guard(daemon: &Child) -> Child {
+    let pid = daemon.id().expect("nobody has waited for it").to_string();
+    // What it reads from ends with the harness.
+    let script = "read -r nothing; kill -9 \"$0\"";
+    let mut command = Command::new("/bin/sh");
+    command.args(["-c", script, &pid]).stdin(Stdio::piped()).kill_on_drop(true).spawn().unwrap()
+}
+
 /// What a process uses.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Sample {
@@ -144,7 +153,9 @@ impl Daemon {
             loop {
                 if daemon.state().wanted {
                     let mut child = daemon.start();
+                    let mut guard = guard(&child);
                     let status = child.wait().await.unwrap();
+                    guard.kill().await.unwrap();
                     daemon.state().pid = None;
                     daemon.ledger.append(format!(
                         "{} ended {} {status}\n",

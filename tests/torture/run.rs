@@ -89,6 +89,9 @@ pub(crate) async fn run(plan: &Plan) -> bool {
     let Run { world: World { server, .. }, probers, _producing: producing, _pinning: pinning, .. } = run;
     drop((nemesis, probers, producing, pinning));
     server.stop().await;
+    if well {
+        let _ = std::fs::remove_dir_all(&folder);
+    }
     well
 }
 
