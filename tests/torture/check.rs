@@ -10,8 +10,6 @@ use crate::facts::{End, Event, Facts};
 use crate::ledger::{Entries, Fate, Ledger, Number, Receipt, Verdict, Window};
 use crate::sink::POISON;
 
-/// So long before the end of a calm an outcome may not be written yet when the storm begins.
-const SETTLED_WITHIN: Duration = Duration::from_secs(2);
 /// Two attempts of one daemon that overlap by less are a matter of who looks first.
 const OVERLAP_MIN: Duration = Duration::from_millis(500);
 /// What one fault can cause to run twice: what a lane holds.
@@ -175,20 +173,14 @@ impl Case<'_> {
         }
     }
 
-    /// I4: nothing is done twice without a fault. What was done in a calm is settled when the storm begins, and nothing
-    /// is done a second time in a calm.
+    /// I4: nothing is done twice without a fault: what was settled in a calm is not done again in a storm, and nothing is done a
+    /// second time in a calm.
     fn repeats(&mut self) {
-        let settled: Vec<Window> = self
-            .entries
-            .calms
-            .iter()
-            .map(|calm| Window { ended: calm.ended.saturating_sub(SETTLED_WITHIN), ..calm.clone() })
-            .collect();
         let mut count: HashMap<&str, usize> = HashMap::new();
         for ((handler, number), receipts) in &self.entries.receipts {
             for (first, again) in repeats(receipts) {
                 *count.entry(handler).or_default() += 1;
-                let calm = inside(&settled, first.ended) || inside(&self.entries.calms, again.began);
+                let calm = inside(&self.entries.settled, first.ended) || inside(&self.entries.calms, again.began);
                 if calm || !self.plan.may_repeat() {
                     self.found.add("I4", format!("{handler} did {number} again: {first:?}, then {again:?}"));
                 }

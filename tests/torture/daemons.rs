@@ -77,7 +77,7 @@ impl Handler {
             }
         };
         format!(
-            "[handler.{name}]\ntopics = {topics:?}\n{calls}\nconcurrency = 16\ntimeout = \"2s\"\n\
+            "[handler.{name}]\ntopics = {topics:?}\n{calls}\nconcurrency = 16\ntimeout = \"5s\"\n\
              retry = {{ max_attempts = {max_attempts}, base = \"20ms\", max = \"400ms\" }}\n\n"
         )
     }
@@ -179,7 +179,7 @@ impl Daemon {
         let port = |handler: &Handler| self.ports.get(handler.name).copied().unwrap_or_default();
         let handlers = HANDLERS.iter().map(|handler| handler.config(port(handler), &name, &self.folder));
         let poll = &self.poll;
-        let head = format!("[daemon]\npoll_interval = \"{poll}\"\ndrain_timeout = \"3s\"\npool_size = 8\n\n");
+        let head = format!("[daemon]\npoll_interval = \"{poll}\"\ndrain_timeout = \"6s\"\npool_size = 8\n\n");
         let config = self.folder.join(format!("{}.toml", self.name));
         std::fs::write(&config, head + &handlers.collect::<String>()).unwrap();
         let log = File::options().create(true).append(true).open(self.log_file()).unwrap();
@@ -224,13 +224,13 @@ impl Daemon {
     pub(crate) async fn stop(&self) {
         self.state().wanted = false;
         self.signal(Signal::TERM);
-        for _ in 0..200 {
+        for _ in 0..300 {
             if self.state().pid.is_none() {
                 return;
             }
             sleep(Duration::from_millis(50)).await;
         }
-        self.ledger.violation(format_args!("I11: daemon {} did not end within 10 s of SIGTERM", self.name));
+        self.ledger.violation(format_args!("I11: daemon {} did not end within 15 s of SIGTERM", self.name));
         self.signal(Signal::KILL);
     }
 

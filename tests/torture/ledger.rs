@@ -80,6 +80,8 @@ pub(crate) struct Entries {
     pub(crate) faults: Vec<Window>,
     /// Times in which nothing was wrong.
     pub(crate) calms: Vec<Window>,
+    /// Times in which nothing was wrong, and at whose end everything was settled.
+    pub(crate) settled: Vec<Window>,
     /// What was found while it ran.
     pub(crate) violations: Vec<String>,
     committed: u64,
@@ -188,7 +190,11 @@ impl Ledger {
         self.append(format!("{} window {} {what}\n", ended.as_micros(), began.as_micros()));
         let window = Window { what: what.to_owned(), began, ended };
         let mut entries = self.entries();
-        if what == "calm" { entries.calms.push(window) } else { entries.faults.push(window) }
+        match what {
+            "calm" => entries.calms.push(window),
+            "settled" => entries.settled.push(window),
+            _ => entries.faults.push(window),
+        }
     }
 
     pub(crate) fn violation(&self, text: impl Display) {

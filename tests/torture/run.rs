@@ -24,7 +24,7 @@ use crate::sink::Sink;
 
 const PRODUCERS: u64 = 6;
 const PROBERS: u64 = 3;
-/// How long everything may take to end once nothing is wrong any more: a silent leader is deposed after 10 s, a poll comes
+/// How long nothing may end once nothing is wrong any more: a silent leader is deposed after 10 s, a poll comes
 /// after 20 s, a pause between attempts has 0.4 s, and the machine may be busy with other things.
 const DRAIN_MAX: Duration = Duration::from_mins(1);
 /// A deaf listener is noticed within 70 s.
@@ -161,7 +161,7 @@ impl Run {
     }
 
     /// A time without faults. First the apps pause and an event must arrive at once, however it falls into the daemon's
-    /// falling asleep; then there is load, so that a storm finds something that must not be done again.
+    /// falling asleep. When all that is settled there is load, so that a storm begins in the middle of it.
     async fn calm(&mut self) {
         self.drain("before a calm").await;
         let ledger = self.world.ledger.clone();
@@ -171,6 +171,8 @@ impl Run {
         while ledger.now() < quiet && ledger.entries().violations.is_empty() {
             self.burst().await;
         }
+        self.drain("in a calm").await;
+        ledger.window("settled", began);
         self.mode.send_replace(Mode::Load);
         sleep(end.saturating_sub(ledger.now())).await;
         ledger.window("calm", began);
@@ -214,15 +216,20 @@ impl Run {
         }
         resolve(&self.world.server).await;
         let began = Instant::now();
-        let mut open = Facts::unfinished(&self.world.server).await;
-        while open != Some(0) {
-            if began.elapsed() > DRAIN_MAX {
+        // What counts is that it goes on, not how fast the machine is.
+        let (mut fewest, mut progress) = (i64::MAX, Instant::now());
+        loop {
+            let open = Facts::unfinished(&self.world.server).await;
+            match open {
+                Some(0) => break,
+                Some(open) if open < fewest => (fewest, progress) = (open, Instant::now()),
+                _ => {}
+            }
+            if progress.elapsed() > DRAIN_MAX {
                 let open = open.map_or("?".to_owned(), |open| open.to_string());
-                return ledger
-                    .violation(format_args!("I9: {open} deliveries have not ended within {DRAIN_MAX:?} {when}"));
+                return ledger.violation(format_args!("I9: {open} deliveries do not end, for {DRAIN_MAX:?} {when}"));
             }
             sleep(Duration::from_millis(100)).await;
-            open = Facts::unfinished(&self.world.server).await;
         }
         ledger.append(format!("{} drained in {:?}\n", ledger.now().as_micros(), began.elapsed()));
     }
