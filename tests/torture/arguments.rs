@@ -39,7 +39,7 @@ pub(crate) struct Arguments {
     #[arg(long)]
     events: Option<u64>,
     /// Events per second
-    #[arg(long, default_value_t = 150)]
+    #[arg(long, default_value_t = 100)]
     rate: u32,
     /// Seconds between two faults on average. Without it: 5, and 20 in runs of five minutes and more
     #[arg(long)]

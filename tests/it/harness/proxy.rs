@@ -306,8 +306,9 @@ impl Connection {
             if fault == Some(Fault::Reset) || (self.lossy.load(Ordering::Relaxed) && !is_swallow(fault)) {
                 return Err(io::ErrorKind::ConnectionReset.into());
             }
-            if let Some(Fault::CutAfter(bytes)) = fault {
-                self.left.fetch_min(bytes, Ordering::Relaxed);
+            match fault {
+                Some(Fault::CutAfter(bytes)) => drop(self.left.fetch_min(bytes, Ordering::Relaxed)),
+                _ => self.left.store(u64::MAX, Ordering::Relaxed),
             }
             if ended && swallows {
                 self.lossy.store(true, Ordering::Relaxed);
