@@ -102,6 +102,11 @@ async fn a_cut_ends_in_the_middle_of_a_message() {
     proxy.set("pool", Fault::Delay(Duration::from_millis(1)));
     let session = target.connect("pool").await.unwrap();
     answers(&session).await;
+    // A cut that was not reached is lifted like every other fault.
+    proxy.set("pool", Fault::CutAfter(1000));
+    answers(&session).await;
+    proxy.lift("pool");
+    session.client.query("SELECT repeat('x', 10000)", &[]).await.unwrap();
     assert_eq!(proxy.reset("pool"), 1);
     session.closed().await;
 }

@@ -69,9 +69,17 @@ pub(crate) struct Proxy {
 struct Shared {
     upstream: Mutex<Upstream>,
     rules: watch::Sender<Rules>,
-    /// The connections of each role, and a token that resets each.
-    connections: Mutex<BTreeMap<u64, (String, CancellationToken)>>,
+    connections: Mutex<BTreeMap<u64, Handle>>,
     next: AtomicU64,
+}
+
+/// What can be done to a connection.
+#[derive(Clone)]
+struct Handle {
+    role: String,
+    reset: CancellationToken,
+    /// Hears no notifications any more, for the rest of its life.
+    deaf: Arc<AtomicBool>,
 }
 
 #[derive(Debug, Clone)]
@@ -140,14 +148,22 @@ impl Proxy {
 
     /// Resets the present connections of this role, of all with `""`; those to come are well. Returns how many.
     pub(crate) fn reset(&self, role: &str) -> usize {
-        let connections = lock(&self.shared.connections);
-        let hit = connections.values().filter(|(of, _)| role.is_empty() || of == role);
-        hit.inspect(|(_, reset)| reset.cancel()).count()
+        self.each(role, |connection| connection.reset.cancel())
+    }
+
+    /// The present connections of this role hear no notification for the rest of their lives. Returns how many.
+    pub(crate) fn deafen(&self, role: &str) -> usize {
+        self.each(role, |connection| connection.deaf.store(true, Ordering::Relaxed))
     }
 
     /// How many connections of this role there are, of all with `""`.
     pub(crate) fn connections(&self, role: &str) -> usize {
-        lock(&self.shared.connections).values().filter(|(of, _)| role.is_empty() || of == role).count()
+        self.each(role, |_| {})
+    }
+
+    fn each(&self, role: &str, act: impl Fn(&Handle)) -> usize {
+        let connections = lock(&self.shared.connections);
+        connections.values().filter(|handle| role.is_empty() || handle.role == role).inspect(|hit| act(hit)).count()
     }
 }
 
@@ -175,11 +191,11 @@ async fn serve(mut client: TcpStream, shared: Arc<Shared>, reset: CancellationTo
     let startup = startup_packet(&mut client).await?;
     let role = role(&startup);
     let id = shared.next.fetch_add(1, Ordering::Relaxed);
-    lock(&shared.connections).insert(id, (role.clone(), reset.clone()));
+    let handle = Handle { role, reset, deaf: Arc::default() };
+    lock(&shared.connections).insert(id, handle.clone());
     let connection = Connection {
-        role,
+        handle,
         rules: shared.rules.subscribe(),
-        reset,
         lossy: AtomicBool::new(false),
         left: AtomicU64::new(u64::MAX),
     };
@@ -232,9 +248,8 @@ fn role(startup: &[u8]) -> String {
 }
 
 struct Connection {
-    role: String,
+    handle: Handle,
     rules: watch::Receiver<Rules>,
-    reset: CancellationToken,
     /// Something was swallowed: the two ends do not agree any more.
     lossy: AtomicBool,
     /// Bytes the server may still send; the least that any cut said.
@@ -259,7 +274,7 @@ impl Connection {
             let both = async { tokio::try_join!(there, back) };
             tokio::select! {
                 ended = both => ended.map(|_| ()),
-                () = self.reset.cancelled() => Err(io::ErrorKind::ConnectionReset.into()),
+                () = self.handle.reset.cancelled() => Err(io::ErrorKind::ConnectionReset.into()),
             }
         };
         if ended.is_err() {
@@ -271,7 +286,7 @@ impl Connection {
 
     fn fault(&self, rules: &mut watch::Receiver<Rules>) -> Option<Fault> {
         let rules = rules.borrow_and_update();
-        rules.get(&self.role).or_else(|| rules.get("")).copied()
+        rules.get(&self.handle.role).or_else(|| rules.get("")).copied()
     }
 
     async fn pump(
@@ -291,8 +306,9 @@ impl Connection {
             if fault == Some(Fault::Reset) || (self.lossy.load(Ordering::Relaxed) && !is_swallow(fault)) {
                 return Err(io::ErrorKind::ConnectionReset.into());
             }
-            if let Some(Fault::CutAfter(bytes)) = fault {
-                self.left.fetch_min(bytes, Ordering::Relaxed);
+            match fault {
+                Some(Fault::CutAfter(bytes)) => drop(self.left.fetch_min(bytes, Ordering::Relaxed)),
+                _ => self.left.store(u64::MAX, Ordering::Relaxed),
             }
             if ended && swallows {
                 self.lossy.store(true, Ordering::Relaxed);
@@ -321,7 +337,8 @@ impl Connection {
                 to.write_all(bytes).await?;
                 continue;
             }
-            self.answer(&messages.pass(bytes, fault == Some(Fault::Deaf)), to).await?;
+            let deaf = fault == Some(Fault::Deaf) || self.handle.deaf.load(Ordering::Relaxed);
+            self.answer(&messages.pass(bytes, deaf), to).await?;
         }
     }
 
