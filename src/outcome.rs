@@ -11,6 +11,8 @@ use serde_json::Value;
 pub const TEXT_BYTES_MAX: usize = 4096;
 /// The largest result that is kept, in bytes of JSON text.
 pub const RESULT_BYTES_MAX: usize = 32_768;
+/// The largest result as PostgreSQL stores it, which the table outbox.done checks. A digit may take eight times its text.
+const RESULT_STORED_BYTES_MAX: usize = 65_536;
 
 /// How one attempt ended.
 #[derive(Debug, Clone, PartialEq)]
@@ -158,10 +160,29 @@ pub fn bounded(result: Value) -> Value {
     let text = result.to_string();
     if text.len() > RESULT_BYTES_MAX {
         serde_json::json!({ "outboxd": format!("the result had {} bytes; at most {RESULT_BYTES_MAX} are kept", text.len()) })
+    } else if stored_bytes(&result) > RESULT_STORED_BYTES_MAX {
+        serde_json::json!({ "outboxd": format!("the result took more than {RESULT_STORED_BYTES_MAX} bytes as jsonb") })
     } else if has_nul(&result) {
         serde_json::json!({ "outboxd": "the result held a NUL character, which PostgreSQL cannot store" })
     } else {
         result
+    }
+}
+
+/// At least as many bytes as a value takes as `jsonb`: a word for each element, key and container, numbers in groups of
+/// four digits behind a header, everything aligned to words.
+fn stored_bytes(value: &Value) -> usize {
+    const WORD: usize = 4;
+    let padding = WORD - 1;
+    WORD + match value {
+        Value::Null | Value::Bool(_) => 0,
+        Value::String(text) => text.len(),
+        Value::Number(number) => (number.to_string().len() / 4 + 2) * 2 + 2 * WORD + padding,
+        Value::Array(values) => WORD + padding + values.iter().map(stored_bytes).sum::<usize>(),
+        Value::Object(fields) => {
+            let field = |(name, value): (&String, &Value)| WORD + name.len() + stored_bytes(value);
+            WORD + padding + fields.iter().map(field).sum::<usize>()
+        }
     }
 }
 
@@ -206,7 +227,9 @@ mod tests {
     #[test]
     fn a_result_that_cannot_be_stored_does_not_undo_the_success() {
         let settled = |result| settle(Outcome::Done { result: Some(result) }, 0, &RetryPolicy::default(), 0.0);
-        for result in [Value::from("x".repeat(RESULT_BYTES_MAX)), Value::from("a\0b")] {
+        let zeros = Value::from(vec![0; 16_000]);
+        assert!(zeros.to_string().len() < RESULT_BYTES_MAX);
+        for result in [Value::from("x".repeat(RESULT_BYTES_MAX)), Value::from("a\0b"), zeros] {
             let Settlement::Done { result: Some(kept) } = settled(result) else { panic!() };
             assert!(kept["outboxd"].is_string());
         }
