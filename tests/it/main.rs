@@ -4,10 +4,12 @@
 #![allow(clippy::needless_raw_string_hashes, reason = "expect-test writes its snapshots like this")]
 
 mod bell;
+mod bounds;
 mod cli;
 mod connect;
 mod demo;
 mod dispatch;
+mod extremes;
 mod handlers;
 mod harness;
 mod insert;
