@@ -56,27 +56,28 @@ impl Failure {
     }
 }
 
-/// The beginning of `text`, at most [`TEXT_BYTES_MAX`] bytes, as PostgreSQL can store it.
+/// The text as PostgreSQL can store it, without NUL. Of one that is too long the beginning, with a note: at most
+/// [`TEXT_BYTES_MAX`] bytes in all. An excerpt is an excerpt of itself.
 #[must_use]
 pub fn excerpt(text: &str) -> String {
-    let mut end = text.len().min(TEXT_BYTES_MAX - 64);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    // U+FFFD is three bytes to NUL's one, hence the last cut.
-    let mut kept = text[..end].replace('\0', "\u{fffd}");
-    if kept.len() > TEXT_BYTES_MAX - 64 {
-        let mut end = TEXT_BYTES_MAX - 64;
-        while !kept.is_char_boundary(end) {
-            end -= 1;
-        }
-        kept.truncate(end);
-    }
-    if end < text.len() {
+    const NOTE_BYTES_MAX: usize = 64;
+    // U+FFFD is three bytes to NUL's one, hence the cut after the replacement.
+    let mut kept = beginning(text, TEXT_BYTES_MAX).replace('\0', "\u{fffd}");
+    if text.len() > TEXT_BYTES_MAX || kept.len() > TEXT_BYTES_MAX {
+        kept.truncate(beginning(&kept, TEXT_BYTES_MAX - NOTE_BYTES_MAX).len());
         // Writing to a string cannot fail.
         let _ = write!(kept, "… ({} bytes in all)", text.len());
     }
     kept
+}
+
+/// At most so many bytes of the text, whole characters.
+fn beginning(text: &str, bytes_max: usize) -> &str {
+    let mut end = text.len().min(bytes_max);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
 }
 
 /// When a failed delivery runs again, and when it is given up.
@@ -247,6 +248,7 @@ mod tests {
             let kept = excerpt(&text);
             prop_assert!(kept.len() <= TEXT_BYTES_MAX);
             prop_assert!(!kept.contains('\0'));
+            prop_assert_eq!(excerpt(&kept), kept);
         }
     }
 }
