@@ -132,7 +132,10 @@ impl HttpHandler {
                 let to = location(&response);
                 self.dead(&format!("{}: redirects are not followed; it leads to {to}", response.status()))
             }
-            408 | 425 | 429 | 500..=599 => self.retry(retry_after(&response), &response.status().to_string()),
+            408 | 425 | 429 | 500..=599 => {
+                let after = text(&response, RETRY_AFTER.as_str()).and_then(|text| retry_after(text, Timestamp::now()));
+                self.retry(after, &response.status().to_string())
+            }
             400..=499 => self.dead(&response.status().to_string()),
             _ => self.retry(None, &format!("unexpected status {}", response.status())),
         };
@@ -246,14 +249,14 @@ fn location(response: &Response) -> &str {
         .unwrap_or("nowhere")
 }
 
-/// How long the other side asks us to wait, in seconds or until a date; a date that has passed means now.
-fn retry_after(response: &Response) -> Option<Duration> {
-    let text = text(response, RETRY_AFTER.as_str())?;
+/// How long a `Retry-After` asks us to wait, in seconds or until a date; a date that has passed means now.
+#[must_use]
+pub fn retry_after(text: &str, now: Timestamp) -> Option<Duration> {
     if let Ok(seconds) = text.parse() {
         return Some(Duration::from_secs(seconds));
     }
     let date = DateTimeParser::new().parse_timestamp(text).ok()?;
-    Some(Duration::try_from(date.duration_since(Timestamp::now())).unwrap_or_default())
+    Some(Duration::try_from(date.duration_since(now)).unwrap_or_default())
 }
 
 fn without_secrets(url: &Url) -> String {

@@ -10,6 +10,7 @@ mod connect;
 mod demo;
 mod dispatch;
 mod extremes;
+mod fuzz;
 mod handlers;
 mod harness;
 mod insert;
