@@ -11,6 +11,8 @@ use serde_json::Value;
 pub const TEXT_BYTES_MAX: usize = 4096;
 /// The largest result that is kept, in bytes of JSON text.
 pub const RESULT_BYTES_MAX: usize = 32_768;
+/// The largest result as PostgreSQL stores it, which the table outbox.done checks. A digit may take eight times its text.
+const RESULT_STORED_BYTES_MAX: usize = 65_536;
 
 /// How one attempt ended.
 #[derive(Debug, Clone, PartialEq)]
@@ -79,27 +81,28 @@ impl Failure {
     }
 }
 
-/// The beginning of `text`, at most [`TEXT_BYTES_MAX`] bytes, as PostgreSQL can store it.
+/// The text as PostgreSQL can store it, without NUL. Of one that is too long the beginning, with a note: at most
+/// [`TEXT_BYTES_MAX`] bytes in all. An excerpt is an excerpt of itself.
 #[must_use]
 pub fn excerpt(text: &str) -> String {
-    let mut end = text.len().min(TEXT_BYTES_MAX - 64);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    // U+FFFD is three bytes to NUL's one, hence the last cut.
-    let mut kept = text[..end].replace('\0', "\u{fffd}");
-    if kept.len() > TEXT_BYTES_MAX - 64 {
-        let mut end = TEXT_BYTES_MAX - 64;
-        while !kept.is_char_boundary(end) {
-            end -= 1;
-        }
-        kept.truncate(end);
-    }
-    if end < text.len() {
+    const NOTE_BYTES_MAX: usize = 64;
+    // U+FFFD is three bytes to NUL's one, hence the cut after the replacement.
+    let mut kept = beginning(text, TEXT_BYTES_MAX).replace('\0', "\u{fffd}");
+    if text.len() > TEXT_BYTES_MAX || kept.len() > TEXT_BYTES_MAX {
+        kept.truncate(beginning(&kept, TEXT_BYTES_MAX - NOTE_BYTES_MAX).len());
         // Writing to a string cannot fail.
         let _ = write!(kept, "… ({} bytes in all)", text.len());
     }
     kept
+}
+
+/// At most so many bytes of the text, whole characters.
+fn beginning(text: &str, bytes_max: usize) -> &str {
+    let mut end = text.len().min(bytes_max);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
 }
 
 /// When a failed delivery runs again, and when it is given up.
@@ -263,10 +266,29 @@ pub fn bounded_as(what: &str, value: Value) -> Value {
     let text = value.to_string();
     if text.len() > RESULT_BYTES_MAX {
         serde_json::json!({ "outboxd": format!("the {what} had {} bytes; at most {RESULT_BYTES_MAX} are kept", text.len()) })
+    } else if stored_bytes(&value) > RESULT_STORED_BYTES_MAX {
+        serde_json::json!({ "outboxd": format!("the {what} took more than {RESULT_STORED_BYTES_MAX} bytes as jsonb") })
     } else if has_nul(&value) {
         serde_json::json!({ "outboxd": format!("the {what} held a NUL character, which PostgreSQL cannot store") })
     } else {
         value
+    }
+}
+
+/// At least as many bytes as a value takes as `jsonb`: a word for each element, key and container, numbers in groups of
+/// four digits behind a header, everything aligned to words.
+fn stored_bytes(value: &Value) -> usize {
+    const WORD: usize = 4;
+    let padding = WORD - 1;
+    WORD + match value {
+        Value::Null | Value::Bool(_) => 0,
+        Value::String(text) => text.len(),
+        Value::Number(number) => (number.to_string().len() / 4 + 2) * 2 + 2 * WORD + padding,
+        Value::Array(values) => WORD + padding + values.iter().map(stored_bytes).sum::<usize>(),
+        Value::Object(fields) => {
+            let field = |(name, value): (&String, &Value)| WORD + name.len() + stored_bytes(value);
+            WORD + padding + fields.iter().map(field).sum::<usize>()
+        }
     }
 }
 
@@ -351,7 +373,9 @@ mod tests {
     #[test]
     fn a_result_that_cannot_be_stored_does_not_undo_the_success() {
         let settled = |result| settle(Outcome::Done { result: Some(result) }, after(0), &RetryPolicy::default(), 0.0);
-        for result in [Value::from("x".repeat(RESULT_BYTES_MAX)), Value::from("a\0b")] {
+        let zeros = Value::from(vec![0; 16_000]);
+        assert!(zeros.to_string().len() < RESULT_BYTES_MAX);
+        for result in [Value::from("x".repeat(RESULT_BYTES_MAX)), Value::from("a\0b"), zeros] {
             let Settlement::Done { result: Some(kept) } = settled(result) else { panic!() };
             assert!(kept["outboxd"].is_string());
         }
@@ -369,6 +393,7 @@ mod tests {
             let kept = excerpt(&text);
             prop_assert!(kept.len() <= TEXT_BYTES_MAX);
             prop_assert!(!kept.contains('\0'));
+            prop_assert_eq!(excerpt(&kept), kept);
         }
     }
 }

@@ -39,6 +39,7 @@ const STREAK_TO_WAKE: u8 = 2;
 
 /// When to read the log next.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone, PartialEq, Eq, Hash))]
 pub struct Bell {
     mode: Mode,
     /// Reads in a row that found events.
@@ -50,6 +51,7 @@ pub struct Bell {
 }
 
 #[derive(Debug, PartialEq, Eq)]
+#[cfg_attr(test, derive(Clone, Hash))]
 enum Mode {
     /// The flag says "be silent", or is not known yet.
     Awake { quiet_since: Instant },
@@ -146,6 +148,9 @@ fn read_pause(events: usize) -> Duration {
     let events = u32::try_from(events).unwrap_or(u32::MAX);
     READ_PAUSE_PER_EVENT.saturating_mul(events).saturating_add(READ_PAUSE).min(READ_PAUSE_MAX)
 }
+
+#[cfg(test)]
+mod model;
 
 #[cfg(test)]
 mod tests {

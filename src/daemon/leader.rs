@@ -21,6 +21,9 @@ use crate::systemd;
 const TRY_EVERY: Duration = Duration::from_secs(1);
 /// A leader speaks every five seconds; one that is silent for so long is frozen or cut off.
 const SILENT_MAX: Duration = Duration::from_secs(10);
+/// So long may the tail of an earlier term take to end by itself, as it does when its daemon has ended or lost the lead.
+const EARLIER_TAIL_MAX: Duration = Duration::from_secs(1);
+const EARLIER_TAIL_PAUSE: Duration = Duration::from_millis(5);
 
 /// Why the lead could not be taken.
 #[derive(Debug, thiserror::Error)]
@@ -76,6 +79,7 @@ pub(super) async fn take(context: &Context) -> Result<Links, LeadError> {
     let bell = Store::new(target.listen("bell", Arc::clone(&wake)).await?);
     bell.listen().await?;
     let tail = Store::new(target.connect("tail").await?);
+    fence_tail(&tail).await?;
     tail.pin_plans().await?;
     let pids = Pids { leader: leader.backend().await?, tail: tail.backend().await? };
 
@@ -113,6 +117,16 @@ async fn check_schema(session: &Session) -> Result<(), LeadError> {
         Err(error @ MigrateError::Closed { .. }) => Err(LeadError::Setup(error.to_string())),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Returns when no earlier tail can set the bell's flag any more. A frozen leader's could, when it wakes: the flag would
+/// say "be silent" while this daemon sleeps.
+async fn fence_tail(tail: &Store) -> Result<(), Error> {
+    let began = Instant::now();
+    while !tail.fence_tail(began.elapsed() > EARLIER_TAIL_MAX).await? {
+        tokio::time::sleep(EARLIER_TAIL_PAUSE).await;
+    }
+    Ok(())
 }
 
 /// Returns when this session leads.

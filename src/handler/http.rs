@@ -142,8 +142,8 @@ impl HttpHandler {
                 self.dead(&format!("{}: redirects are not followed; it leads to {to}", response.status()))
             }
             // It is there and asks for patience.
-            408 | 425 | 429 => self.retry(Fault::Refused, retry_after(&response), &response.status().to_string()),
-            500..=599 => self.retry(Fault::Failing, retry_after(&response), &response.status().to_string()),
+            408 | 425 | 429 => self.retry(Fault::Refused, asked_after(&response), &response.status().to_string()),
+            500..=599 => self.retry(Fault::Failing, asked_after(&response), &response.status().to_string()),
             410 => Outcome::Gone { failure: self.failure(&response.status().to_string()) },
             400..=499 => self.dead(&response.status().to_string()),
             _ => self.retry(Fault::Failing, None, &format!("unexpected status {}", response.status())),
@@ -270,14 +270,18 @@ fn location(response: &Response) -> &str {
         .unwrap_or("nowhere")
 }
 
-/// How long the other side asks us to wait, in seconds or until a date; a date that has passed means now.
-fn retry_after(response: &Response) -> Option<Duration> {
-    let text = text(response, RETRY_AFTER.as_str())?;
+fn asked_after(response: &Response) -> Option<Duration> {
+    retry_after(text(response, RETRY_AFTER.as_str())?, Timestamp::now())
+}
+
+/// How long a `Retry-After` asks us to wait, in seconds or until a date; a date that has passed means now.
+#[must_use]
+pub fn retry_after(text: &str, now: Timestamp) -> Option<Duration> {
     if let Ok(seconds) = text.parse() {
         return Some(Duration::from_secs(seconds));
     }
     let date = DateTimeParser::new().parse_timestamp(text).ok()?;
-    Some(Duration::try_from(date.duration_since(Timestamp::now())).unwrap_or_default())
+    Some(Duration::try_from(date.duration_since(now)).unwrap_or_default())
 }
 
 fn without_secrets(url: &Url) -> String {

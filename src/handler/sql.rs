@@ -4,7 +4,6 @@ use std::error::Error as _;
 use std::time::{Duration, Instant};
 
 use deadpool_postgres::{Object, Pool};
-use serde_json::Value;
 
 use super::answer::{self, Answer};
 use super::{Handler, OutcomeFuture};
@@ -105,11 +104,14 @@ pub fn quoted(config: &SqlConfig) -> String {
 }
 
 /// What the function returned: an answer like any other handler's, or its result.
-fn answered(returned: Option<Value>) -> Outcome {
-    let Some(value) = returned else { return Outcome::Done { result: None } };
-    match answer::parse(value.to_string().as_bytes()) {
+fn answered(returned: Option<String>) -> Outcome {
+    let Some(json) = returned else { return Outcome::Done { result: None } };
+    match answer::parse(json.as_bytes()) {
         Answer::Given(outcome) => outcome,
-        Answer::Absent { .. } => Outcome::Done { result: Some(value) },
+        Answer::Absent { .. } => match serde_json::from_str(&json) {
+            Ok(value) => Outcome::Done { result: Some(value) },
+            Err(error) => retry(Fault::Refused, format!("the function returned JSON that cannot be kept: {error}")),
+        },
     }
 }
 

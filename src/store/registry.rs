@@ -146,6 +146,11 @@ impl Store {
         Ok(self.query_one(sql!("depose"), &[&pid]).await?.get(0))
     }
 
+    /// Tries to become the only session that sets the bell's flag; on request ends the one that holds on to it.
+    pub async fn fence_tail(&self, end_other: bool) -> Result<bool, Error> {
+        Ok(self.query_one(sql!("fence_tail"), &[&end_other]).await?.get("ours"))
+    }
+
     /// Writes the configured handlers, marks the others absent, and gives new ones their first position: behind
     /// `now`, unless they begin at the beginning. Returns the names newly absent.
     pub async fn register(&self, handlers: &[Registration], now: &Snapshot) -> Result<Vec<String>, Error> {

@@ -5,18 +5,19 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio_postgres::Transaction;
 
-use super::{Error, execute_on, failed, sql};
+use super::{Error, RawJson, execute_on, failed, sql};
 use crate::event::Attempt;
 
-/// Calls a SQL handler's function with the event. `function` is the quoted name.
+/// Calls a SQL handler's function with the event. `function` is the quoted name. Returns the JSON it returned, unread.
 ///
 /// The one statement that cannot be a file as it stands: a function's name is no parameter.
-pub async fn call(transaction: &Transaction<'_>, function: &str, attempt: &Attempt) -> Result<Option<Value>, Error> {
+pub async fn call(transaction: &Transaction<'_>, function: &str, attempt: &Attempt) -> Result<Option<String>, Error> {
     const TEMPLATE: &str = include_str!("../../sql/call_sql_handler.sql");
     let text = TEMPLATE.replace("handler_function", function);
     let event = attempt.event.id.0;
     let row = transaction.query_one(&text, &[&event, &&*attempt.handler]).await.map_err(failed("call_sql_handler"))?;
-    row.try_get(0).map_err(failed("call_sql_handler"))
+    let returned: Option<RawJson> = row.try_get(0).map_err(failed("call_sql_handler"))?;
+    Ok(returned.map(|json| json.0))
 }
 
 /// Lets PostgreSQL end every further statement of the transaction that takes longer than this.

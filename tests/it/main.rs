@@ -4,16 +4,17 @@
 #![allow(clippy::needless_raw_string_hashes, reason = "expect-test writes its snapshots like this")]
 
 mod bell;
+mod bounds;
 mod cli;
-#[cfg(target_os = "linux")]
 mod clock;
 mod connect;
 mod crash;
 mod demo;
-#[cfg(target_os = "linux")]
 mod disk;
 mod dispatch;
+mod extremes;
 mod failover;
+mod fuzz;
 mod handlers;
 mod harness;
 mod insert;

@@ -2,7 +2,7 @@
 
 use rustix::process::Signal;
 
-use crate::harness::{ConfigFile, Database, Gate, Process, deliveries, publish, texts, until};
+use crate::harness::{ConfigFile, Database, Gate, Process, deliveries, publish, text, texts, until};
 
 fn config(gate: &Gate) -> ConfigFile {
     ConfigFile::new(&format!("[handler.slow]\ntopics = [\"#\"]\n{}", gate.command()))
@@ -65,6 +65,10 @@ async fn a_frozen_leader_is_deposed_and_writes_nothing_when_it_wakes() {
     standby.logged("ended the session of a silent leader").await;
     standby.logged("leading").await;
     standby.logged("recovered what a stopped daemon left running deliveries=1").await;
+    // The frozen one can set the bell's flag no more: it might say "be silent" when it wakes, while the standby sleeps.
+    let tails = "SELECT count(*) FROM pg_stat_activity
+                 WHERE datname = current_database() AND application_name = 'outboxd tail'";
+    assert_eq!(text(&session, tails).await, "1");
     gate.open();
     until("the standby delivers", async || deliveries(&session, event).await == ["slow|done|2"]).await;
 

@@ -1,0 +1,5 @@
+#![no_main]
+
+use outboxd_fuzz::checks;
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| checks::kept(input));
