@@ -1,14 +1,15 @@
 -- outboxd: the functions, triggers and views.
 -- Every function fixes its search_path; EXECUTE is granted to nobody but the owner.
 
--- RabbitMQ topic patterns as one regular expression over `topic || '.'`: `*` is one word, `#` is any number of words.
+-- RabbitMQ topic patterns as one regular expression over `topic || '.'`: `*` is one word, `#` is any number of words. A topic
+-- whose first word is `outboxd` is the daemon's own; no wildcard stands for that word at the beginning.
 CREATE FUNCTION outbox.topic_regex(topics text[]) RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE STRICT
 SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT '^(' || string_agg(regex, '|') || ')$'
+    SELECT '^(' || string_agg(CASE WHEN pattern ~ '^[*#]' THEN '(?!outboxd\.)' ELSE '' END || regex, '|') || ')$'
     FROM (
-        SELECT (
+        SELECT pattern, (
             SELECT string_agg(CASE word WHEN '#' THEN '([^.]+\.)*' WHEN '*' THEN '[^.]+\.' ELSE word || '\.' END, '' ORDER BY i)
             FROM regexp_split_to_table(pattern, '\.') WITH ORDINALITY AS w (word, i)
         ) AS regex

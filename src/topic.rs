@@ -2,11 +2,15 @@
 //!
 //! A topic is a list of words separated by dots (`user.registered`). A pattern is the same with two wildcards, as in
 //! RabbitMQ's topic exchange: `*` stands for exactly one word, `#` for any number of words, none included.
+//! Topics that begin with the word `outboxd` are the daemon's own: only a pattern that begins with this word selects them, so
+//! that nobody who wants every event of an app is surprised by them.
 //! `outbox.topic_regex` in `migrations/` is the same rule in SQL; a property test holds the two together.
 
 use std::fmt;
 use std::str::FromStr;
 
+/// The first word of the daemon's own topics.
+pub const OWN_WORD: &str = "outboxd";
 /// The longest topic or pattern, in bytes.
 pub const TOPIC_BYTES_MAX: usize = 255;
 
@@ -42,6 +46,9 @@ impl Pattern {
     #[must_use]
     pub fn matches(&self, topic: &str) -> bool {
         let topic: Vec<&str> = topic.split('.').collect();
+        if topic[0] == OWN_WORD && !matches!(&self.words[0], Word::Literal(_)) {
+            return false;
+        }
         // `reach[i]`: the words of the pattern seen so far can match the first `i` words of the topic.
         let mut reach = vec![false; topic.len() + 1];
         reach[0] = true;

@@ -226,7 +226,7 @@ async fn no_answer_hurts_anybody_but_its_own_delivery() {
         command_deeper done
         command_no_text dead exit code 65
         command_no_text_as_answer done
-        command_nonsense dead the answer's "outcome" is 7; it must be "done", "retry", "snooze" or "dead"
+        command_nonsense dead the answer's "outcome" is 7; it must be "done", "retry", "snooze", "wait" or "dead"
         command_stderr_10_mb dead exit code 65
         command_stderr_flood dead timed out after 3s
         command_stdout_flood dead timed out after 3s
@@ -250,7 +250,7 @@ async fn no_answer_hurts_anybody_but_its_own_delivery() {
         http_no_text_as_json done
         http_nonsense done
         http_retry_after_nonsense dead POST URL/retry_after_nonsense: 503 Service Unavailable
-        http_unknown_outcome dead the answer's "outcome" is {"done": true}; it must be "done", "retry", "snooze" or "dead"
+        http_unknown_outcome dead the answer's "outcome" is {"done": true}; it must be "done", "retry", "snooze", "wait" or "dead"
         sql_deep dead the function returned JSON that cannot be kept: recursion limit exceeded at line 1 column 128
         sql_deeper dead stack depth limit exceeded (SQLSTATE 54001); Increase the configuration parameter "max_stack_depth" (currently 2048kB), after ensuring the platform's
         sql_detail_10_mb dead no (SQLSTATE P0001); xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx
@@ -273,7 +273,7 @@ async fn no_answer_hurts_anybody_but_its_own_delivery() {
 #[tokio::test(flavor = "multi_thread")]
 async fn no_outcome_of_a_handler_in_rust_hurts_anybody_but_its_own_delivery() {
     let long = || "x".repeat(10_000_000);
-    let failed = |error: String, response: String| Failure { error, response: Some(response) };
+    let failed = |error: String, response: String| Failure { error, response: Some(response), ..Failure::default() };
     let once = RetryPolicy { max_attempts: 1, ..RetryPolicy::default() };
     let delivery = DeliveryConfig { retry: once, ..DeliveryConfig::new(vec!["#".parse().unwrap()]) };
     let outcomes: [(&str, Result<Outcome, String>); 6] = [

@@ -75,7 +75,7 @@ const BUGS: [Bug; 11] = [
                 old: "    stand_by(context, &leader).await?;\n",
                 new: "    let scanned = leader.snapshot().await?;
                       let known: Vec<_> = context.handlers.borrow().iter().map(|spec| Arc::clone(&spec.name)).collect();
-                      let before = leader.load_position(&known).await?;
+                      let before = leader.beginnings(&known).await?;
                       stand_by(context, &leader).await?;\n",
             },
             Edit {
@@ -85,8 +85,8 @@ const BUGS: [Bug; 11] = [
             },
             Edit {
                 file: "src/daemon/leader.rs",
-                old: "let checkpoints = leader.load_position(&names).await?;",
-                new: "let checkpoints = if before.is_empty() { leader.load_position(&names).await? } else { before };",
+                old: "let beginnings = leader.beginnings(&names).await?;",
+                new: "let beginnings = if before.is_empty() { leader.beginnings(&names).await? } else { before };",
             },
         ],
     },
@@ -153,7 +153,7 @@ const BUGS: [Bug; 11] = [
             },
             Edit {
                 file: "src/daemon/leader.rs",
-                old: "let checkpoints = leader.load_position(&names).await?;",
+                old: "let beginnings = leader.beginnings(&names).await?;",
                 new: "let mut checkpoints = leader.load_position(&names).await?;
                       if let Some(kept) = KEPT.lock().ok().and_then(|kept| kept.clone()) {
                           checkpoints.iter_mut().for_each(|checkpoint| checkpoint.position = kept.clone());
