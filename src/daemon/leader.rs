@@ -72,7 +72,6 @@ pub(super) async fn take(context: &Context) -> Result<Links, LeadError> {
         return Err(LeadError::lacks_rights(&missing.join("; ")));
     }
     stand_by(context, &leader).await?;
-    leader.pin_leader_plans().await?;
 
     // LISTEN is committed before anything is read: what happens from here on is heard.
     let wake = Arc::new(Notify::new());
@@ -105,6 +104,8 @@ pub(super) async fn take(context: &Context) -> Result<Links, LeadError> {
     }
     let names: Vec<_> = handlers.iter().map(|spec| Arc::clone(&spec.name)).collect();
     let beginnings = leader.beginnings(&names).await?;
+    // Not before: at the beginning it waits as long as it takes.
+    leader.pin_leader_plans().await?;
     let earlier = Earlier { snapshot, last_id };
     let handlers = (handlers, watched);
     Ok(Links { leader, tail, bell, wake, pids, installation: installation.id, earlier, handlers, beginnings })

@@ -84,9 +84,20 @@ impl Error {
     /// fails, a lock, a cancelled statement, a server that is read-only for a while. The same statement may succeed later.
     #[must_use]
     pub fn is_passing(&self) -> bool {
+        if self.is_locked() {
+            return false;
+        }
         // 53: resources, 58: the system below, 40: serialization and deadlock, 55: object in use, 57: intervention.
         let passing = |code: &str| ["53", "58", "40", "55", "57"].contains(&&code[..2]) || code == "25006";
         self.is_refusal() && self.code().is_some_and(|code| passing(code.code()))
+    }
+}
+
+impl Error {
+    /// Whether somebody else has locked what the statement needs, for longer than this session waits.
+    #[must_use]
+    pub fn is_locked(&self) -> bool {
+        self.code() == Some(&SqlState::LOCK_NOT_AVAILABLE)
     }
 }
 
@@ -116,9 +127,11 @@ pub fn reason(error: &tokio_postgres::Error) -> String {
 pub const TAIL_SETTINGS: &str = "SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; \
                                  SET enable_bitmapscan = off; SET enable_sort = off; SET max_parallel_workers_per_gather = 0; SET jit = off";
 
-/// The settings of the session that leads: its joins are a batch against an index, however many rows wait in `outbox.open`.
+/// The settings of the session that leads: its joins are a batch against an index, however many rows wait in `outbox.open`; and
+/// it waits for nobody's lock, because all handlers' outcomes are written on it.
 pub const LEADER_SETTINGS: &str = "SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; \
-                                   SET enable_hashjoin = off; SET enable_mergejoin = off; SET jit = off";
+                                   SET enable_hashjoin = off; SET enable_mergejoin = off; SET jit = off; \
+                                   SET lock_timeout = '100ms'";
 
 type Params<'a> = &'a [&'a (dyn ToSql + Sync)];
 

@@ -22,6 +22,7 @@ mod key_model;
 mod key_order;
 mod lane;
 mod lifecycle;
+mod locked;
 mod long_work;
 mod migrate;
 mod model;

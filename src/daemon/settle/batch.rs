@@ -1,0 +1,235 @@
+//! One batch of outcomes as rows, in one transaction.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::super::write::{Ended, Write};
+use crate::outcome::{Failure, Settlement, TEXT_BYTES_MAX, excerpt};
+use crate::store::settle::{Attempts, Finished, Opened, Pairs};
+use crate::store::{Error, Store};
+
+/// The rows of one batch, by statement.
+#[derive(Default)]
+struct Batch {
+    append: Finished,
+    park: Opened,
+    finish: Finished,
+    reopen: Opened,
+    committed: Finished,
+    attempts: Attempts,
+}
+
+/// Writes a batch; returns the indexes of those whose row did not name their attempt any more.
+pub(super) async fn write(store: &Store, writes: &[Write]) -> Result<Vec<usize>, Error> {
+    let now = Instant::now();
+    let mut batch = Batch::default();
+    for write in writes {
+        batch.add(write, now);
+    }
+    // The common case is one statement, and its own transaction.
+    if batch.is_append_only() {
+        store.append_done(&batch.append).await?;
+        return Ok(Vec::new());
+    }
+    store.begin().await?;
+    match batch.execute(store).await {
+        Ok(held) => {
+            store.commit().await?;
+            let lost = |write: &Write| {
+                let fenced = write.has_row
+                    && matches!(
+                        write.ended,
+                        Ended::CutOff
+                            | Ended::PutBack
+                            | Ended::Expired
+                            | Ended::Settled(
+                                Settlement::Done { .. }
+                                    | Settlement::Retry { .. }
+                                    | Settlement::Snooze { .. }
+                                    | Settlement::Wait { .. }
+                                    | Settlement::Pause { .. }
+                                    | Settlement::Dead { .. }
+                            )
+                    );
+                fenced && !held.contains(&(write.event, write.handler.to_string()))
+            };
+            Ok(writes.iter().enumerate().filter(|(_, write)| lost(write)).map(|(index, _)| index).collect())
+        }
+        Err(error) => {
+            if error.is_refusal() {
+                store.rollback().await?;
+            }
+            Err(error)
+        }
+    }
+}
+
+impl Batch {
+    fn is_append_only(&self) -> bool {
+        self.park.event_ids.is_empty()
+            && self.finish.event_ids.is_empty()
+            && self.reopen.event_ids.is_empty()
+            && self.committed.event_ids.is_empty()
+            && self.attempts.event_ids.is_empty()
+            && !self.append.event_ids.is_empty()
+    }
+
+    /// Rows are opened before they are ended: one batch may hold both for one delivery.
+    async fn execute(&self, store: &Store) -> Result<Pairs, Error> {
+        let mut held = Pairs::new();
+        if !self.append.event_ids.is_empty() {
+            store.append_done(&self.append).await?;
+        }
+        if !self.park.event_ids.is_empty() {
+            store.park(&self.park).await?;
+        }
+        if !self.finish.event_ids.is_empty() {
+            held.extend(store.finish_open(&self.finish).await?);
+        }
+        if !self.reopen.event_ids.is_empty() {
+            held.extend(store.reopen(&self.reopen).await?);
+        }
+        if !self.committed.event_ids.is_empty() {
+            store.close_committed(&self.committed).await?;
+        }
+        if !self.attempts.event_ids.is_empty() {
+            store.append_attempt(&self.attempts).await?;
+        }
+        Ok(held)
+    }
+
+    fn add(&mut self, write: &Write, now: Instant) {
+        let failed = write.failures + 1;
+        match &write.ended {
+            Ended::Settled(Settlement::Done { result }) => {
+                self.finish(write, "done", result.clone(), now);
+                if write.has_row && write.attempt > 1 {
+                    self.attempt(write, "done", None, now);
+                }
+            }
+            Ended::Settled(Settlement::Committed) => {
+                if write.has_row {
+                    self.committed.push(write, "done", None, now);
+                }
+                if write.attempt > 1 {
+                    self.attempt(write, "done", None, now);
+                }
+            }
+            Ended::Settled(Settlement::Lost) => {
+                // A row that names this attempt is left over from before somebody else finished the delivery.
+                if write.has_row {
+                    self.committed.push(write, "done", None, now);
+                }
+            }
+            Ended::Settled(Settlement::Retry { after, failure, spent }) => {
+                let (failures, outcome) = if *spent { (failed, "retry") } else { (write.failures, "unreachable") };
+                self.open(write, "retrying", failures, Some(*after), Some(&failure.error), now);
+                self.attempt(write, outcome, Some(failure), now);
+            }
+            Ended::Settled(Settlement::Wait { timeout }) => {
+                self.open(write, "waiting", write.failures, Some(*timeout), None, now);
+                self.attempt(write, "wait", None, now);
+            }
+            Ended::Settled(Settlement::Pause { failure }) => {
+                self.open(write, "retrying", write.failures, Some(Duration::ZERO), Some(&failure.error), now);
+                self.attempt(write, "paused", Some(failure), now);
+            }
+            Ended::Settled(Settlement::Snooze { after }) => {
+                self.open(write, "scheduled", write.failures, Some(*after), None, now);
+                self.attempt(write, "snooze", None, now);
+            }
+            Ended::Settled(Settlement::Dead { failure }) => {
+                self.open(write, "dead", failed, None, Some(&failure.error), now);
+                self.attempt(write, "dead", Some(failure), now);
+            }
+            Ended::Expired => self.finish(write, "expired", None, now),
+            Ended::Blocked | Ended::PutBack => self.open(write, "blocked", write.failures, None, None, now),
+            Ended::Cancelled => {
+                if write.has_row {
+                    self.committed.push(write, "cancelled", None, now);
+                }
+                self.attempt(write, "cancelled", None, now);
+            }
+            Ended::Scheduled { due_in } => self.open(write, "scheduled", 0, Some(*due_in), None, now),
+            Ended::StillRunning => {
+                self.park.push(write, "running", write.failures, None, None, now);
+            }
+            Ended::CutOff => {
+                let error = format!("the daemon stopped while attempt {} ran", write.attempt);
+                self.open(write, "retrying", write.failures, Some(Duration::ZERO), Some(&error), now);
+            }
+        }
+    }
+
+    fn finish(&mut self, write: &Write, outcome: &'static str, result: Option<serde_json::Value>, now: Instant) {
+        let rows = if write.has_row { &mut self.finish } else { &mut self.append };
+        rows.push(write, outcome, result, now);
+    }
+
+    fn open(
+        &mut self,
+        write: &Write,
+        state: &'static str,
+        failures: u32,
+        due: Option<Duration>,
+        error: Option<&str>,
+        now: Instant,
+    ) {
+        let rows = if write.has_row { &mut self.reopen } else { &mut self.park };
+        rows.push(write, state, failures, due, error, now);
+    }
+
+    fn attempt(&mut self, write: &Write, outcome: &'static str, failure: Option<&Failure>, now: Instant) {
+        let rows = &mut self.attempts;
+        rows.event_ids.push(write.event.0);
+        rows.handlers.push(Arc::clone(&write.handler));
+        rows.attempts.push(write.attempt.cast_signed());
+        rows.began.push(micros(write.began.unwrap_or(write.at), now));
+        rows.ended.push(micros(write.at, now));
+        rows.outcomes.push(outcome);
+        rows.errors.push(failure.map(|failure| bounded(&failure.error)));
+        rows.responses.push(failure.and_then(|failure| failure.response.as_deref().map(bounded)));
+    }
+}
+
+impl Finished {
+    fn push(&mut self, write: &Write, outcome: &'static str, result: Option<serde_json::Value>, now: Instant) {
+        self.event_ids.push(write.event.0);
+        self.handlers.push(Arc::clone(&write.handler));
+        self.outcomes.push(outcome);
+        self.attempts.push(write.attempt.cast_signed());
+        self.began.push(write.began.map(|began| micros(began, now)));
+        self.ended.push(micros(write.at, now));
+        self.results.push(result);
+    }
+}
+
+impl Opened {
+    fn push(
+        &mut self,
+        write: &Write,
+        state: &'static str,
+        failures: u32,
+        due: Option<Duration>,
+        error: Option<&str>,
+        now: Instant,
+    ) {
+        self.event_ids.push(write.event.0);
+        self.handlers.push(Arc::clone(&write.handler));
+        self.states.push(state);
+        self.attempts.push(write.attempt.cast_signed());
+        self.failures.push(failures.cast_signed());
+        self.due.push(due.map(|due| i64::try_from(due.as_micros()).unwrap_or(i64::MAX)));
+        self.began.push((state == "running").then(|| micros(write.began.unwrap_or(write.at), now)));
+        self.errors.push(error.map(bounded));
+    }
+}
+
+fn micros(since: Instant, now: Instant) -> i64 {
+    i64::try_from(now.saturating_duration_since(since).as_micros()).unwrap_or(i64::MAX)
+}
+
+/// A text from a handler's own `Failure` need not have gone through [`Failure::new`].
+fn bounded(text: &str) -> String {
+    if text.len() <= TEXT_BYTES_MAX && !text.contains('\0') { text.to_owned() } else { excerpt(text) }
+}

@@ -1,0 +1,134 @@
+//! Outcomes, and those among them that somebody else keeps from being written: an open transaction has locked their row, by
+//! `outbox.cancel` for example, and is not committed. They wait, and so do later ones of their handler, which may belong behind
+//! them; everybody else's are written.
+
+use std::collections::{HashSet, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc::UnboundedSender;
+
+use super::super::write::{Ended, Fate, Ticket, Write};
+use super::batch::write;
+use super::{AGAIN_MIN, Reply, wait};
+use crate::observe::{Observation, Observer};
+use crate::outcome::{Failure, Settlement, excerpt};
+use crate::store::{Error, Store};
+
+/// Before what was locked is tried again. A try waits for a tenth of that (`lock_timeout`), so it costs the others as much.
+const LOCKED_AGAIN: Duration = Duration::from_secs(1);
+/// Locked outcomes in a row after which the others are not tried: it is a table that is locked.
+const LOCKED_IN_A_ROW: usize = 2;
+
+pub(super) struct Outcomes<'a> {
+    store: &'a Store,
+    replies: &'a UnboundedSender<Reply>,
+    observer: &'a Observer,
+    /// In the order in which they came. The lanes bound them.
+    locked: VecDeque<Write>,
+    /// Their handlers.
+    handlers: HashSet<Arc<str>>,
+    again_at: Instant,
+}
+
+impl<'a> Outcomes<'a> {
+    pub(super) fn new(store: &'a Store, replies: &'a UnboundedSender<Reply>, observer: &'a Observer) -> Self {
+        let (locked, handlers) = (VecDeque::new(), HashSet::new());
+        Self { store, replies, observer, locked, handlers, again_at: Instant::now() }
+    }
+
+    /// When those that are locked are to be tried again. Never, if there are none.
+    pub(super) async fn may_be_free(&self) {
+        if self.locked.is_empty() {
+            std::future::pending::<()>().await;
+        }
+        tokio::time::sleep_until(self.again_at.into()).await;
+    }
+
+    pub(super) async fn try_again(&mut self) -> Result<(), Error> {
+        let writes = std::mem::take(&mut self.locked).into();
+        self.handlers.clear();
+        self.one_by_one(writes).await
+    }
+
+    /// Writes a batch, and says what became of it.
+    pub(super) async fn write(&mut self, mut writes: Vec<Write>) -> Result<(), Error> {
+        if !self.handlers.is_empty() {
+            let (later, now) = writes.into_iter().partition(|write| self.handlers.contains(&write.handler));
+            let later: Vec<Write> = later;
+            self.locked.extend(later);
+            writes = now;
+        }
+        if writes.is_empty() {
+            return Ok(());
+        }
+        match patiently!(self.observer, write(self.store, &writes), Error::is_passing) {
+            Ok(refused) => {
+                refused.into_iter().for_each(|index| self.tell_refused(&writes[index]));
+                self.tell_written(writes.iter());
+                Ok(())
+            }
+            Err(error) if error.is_refusal() => self.one_by_one(writes).await,
+            Err(error) => Err(error),
+        }
+    }
+
+    /// PostgreSQL refused the batch because of one row or more. Each delivery by itself, so that the others do not suffer;
+    /// one that is refused by itself is buried with the reason, unless somebody else has finished it.
+    async fn one_by_one(&mut self, writes: Vec<Write>) -> Result<(), Error> {
+        let mut in_a_row = 0;
+        for one in writes {
+            if in_a_row == LOCKED_IN_A_ROW || self.handlers.contains(&one.handler) {
+                self.keep(one);
+                continue;
+            }
+            in_a_row = 0;
+            match patiently!(self.observer, write(self.store, std::slice::from_ref(&one)), Error::is_passing) {
+                Ok(refused) if refused.is_empty() => {}
+                Ok(_) => self.tell_refused(&one),
+                Err(error) if error.is_locked() => {
+                    in_a_row += 1;
+                    let doing = "writing outcomes whose rows somebody else has locked";
+                    self.observer.tell(&Observation::Hiccup { doing, error: error.to_string() });
+                    self.keep(one);
+                    continue;
+                }
+                Err(error) if error.code().is_some_and(|code| code.code() == "23505") => self.tell_refused(&one),
+                Err(error) if error.is_refusal() => self.bury(&one, &error).await?,
+                Err(error) => return Err(error),
+            }
+            self.tell_written(std::iter::once(&one));
+        }
+        Ok(())
+    }
+
+    fn keep(&mut self, one: Write) {
+        self.again_at = Instant::now() + LOCKED_AGAIN;
+        self.handlers.insert(Arc::clone(&one.handler));
+        self.locked.push_back(one);
+    }
+
+    async fn bury(&self, one: &Write, error: &Error) -> Result<(), Error> {
+        let text = excerpt(&error.to_string());
+        let (event, handler) = (one.event, Arc::clone(&one.handler));
+        self.observer.tell(&Observation::Unwritable { event, handler, error: text.clone() });
+        let failure = Failure::new(format!("its outcome could not be written: {text}"));
+        let dead = [Write { ended: Ended::Settled(Settlement::Dead { failure }), ..one.clone() }];
+        match patiently!(self.observer, write(self.store, &dead), Error::is_passing) {
+            Err(error) if !error.is_refusal() => Err(error),
+            // Not even that could be written: the sweep finds the delivery again.
+            Ok(_) | Err(_) => Ok(()),
+        }
+    }
+
+    fn tell_refused(&self, write: &Write) {
+        let Write { event, handler, attempt, .. } = write;
+        self.observer.tell(&Observation::Refused { event: *event, handler: Arc::clone(handler), attempt: *attempt });
+    }
+
+    fn tell_written<'w>(&self, writes: impl Iterator<Item = &'w Write>) {
+        let written: Vec<(Ticket, Fate)> = writes.map(|write| (write.ticket, write.ended.fate())).collect();
+        // Nobody listens any more when the term is over; then nobody needs the answer.
+        let _ = self.replies.send(Reply::Written(written));
+    }
+}
