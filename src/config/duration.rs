@@ -18,6 +18,10 @@ pub enum DurationError {
     Calendar(String),
 }
 
+const SECONDS_PER_DAY: u64 = 86_400;
+/// The longest duration: as many days as the parser takes, so that what it reads can be written in days, and read again.
+const DAYS_MAX: u64 = 7_304_484;
+
 /// Reads the "friendly" format (`1h 30m`, `2 weeks`) and ISO 8601 (`PT5M`).
 pub fn parse(text: &str) -> Result<Duration, DurationError> {
     let span: Span = text.parse().map_err(|_| DurationError::Unreadable(text.to_owned()))?;
@@ -29,13 +33,14 @@ pub fn parse(text: &str) -> Result<Duration, DurationError> {
     }
     span.to_duration(SpanRelativeTo::days_are_24_hours())
         .and_then(Duration::try_from)
-        .map_err(|_| DurationError::Unreadable(text.to_owned()))
+        .ok()
+        .filter(|duration| duration.as_secs() / SECONDS_PER_DAY <= DAYS_MAX)
+        .ok_or_else(|| DurationError::Unreadable(text.to_owned()))
 }
 
 /// The shortest text that [`parse`] reads as `duration`. Days appear from two days on, so 24 hours stay `24h`.
 #[must_use]
 pub fn format(duration: Duration) -> String {
-    const SECONDS_PER_DAY: u64 = 86_400;
     let (seconds, nanos) = (duration.as_secs(), duration.subsec_nanos());
     let days = if seconds < 2 * SECONDS_PER_DAY { 0 } else { seconds / SECONDS_PER_DAY };
     let rest = seconds - days * SECONDS_PER_DAY;

@@ -13,6 +13,8 @@ use super::text::{Lines, join, quote};
 
 /// What the parser says of a key that is there already.
 const DUPLICATE: &str = "duplicate key";
+/// The longest path of an unclosed header that a message shows.
+const PATH_BYTES_MAX: usize = 128;
 /// What the parser says of a key without a value. It gives up the rest of the file then, see [`repair`].
 const VALUELESS: &str = "key with no value";
 /// What the parser says of `timeout = 10s`.
@@ -132,6 +134,14 @@ fn duplicate(span: Range<usize>, text: &str, lines: &Lines<'_>) -> Error {
     Error { line, key: path, message }
 }
 
+/// As much of an unclosed header as is surely a path: what follows may be anything, a secret too.
+fn path_at_start(unclosed: &str) -> &str {
+    let is_path = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+    let path = unclosed.split(|c| !is_path(c)).next().unwrap_or_default();
+    // The characters of a path are single bytes.
+    path[..path.len().min(PATH_BYTES_MAX)].trim_end_matches('.')
+}
+
 fn unquoted(key: &str) -> &str {
     key.trim_matches(['"', '\''])
 }
@@ -148,7 +158,7 @@ fn path(offset: usize, text: &str, lines: &Lines<'_>) -> String {
     if let Some(unclosed) = before.strip_prefix('[')
         && keys::ROOT.contains(&unclosed.split('.').next().unwrap_or_default())
     {
-        return unclosed.trim().to_owned();
+        return path_at_start(unclosed).to_owned();
     }
     match before.split_once('=') {
         Some((key, _)) if keys::is_known(key.trim()) => join(section, key.trim()),

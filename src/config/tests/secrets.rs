@@ -74,3 +74,14 @@ hunter2="""
         }
     }
 }
+
+#[test]
+fn a_header_that_is_not_closed_shows_no_more_than_its_path() {
+    for rest in
+        [" secret = \"hunter2\" =", "\"hunter2\" = \"hunter2\"", ", \0hunter2 = 'hunter2', x = 1", ".\" hunter2"]
+    {
+        let errors = parse(&format!("[handler.mail{rest}\n")).unwrap_err();
+        assert!(errors.errors.iter().all(|error| error.key == "handler.mail"), "{errors}");
+        assert!(!errors.to_string().contains("hunter2"), "{errors}");
+    }
+}
