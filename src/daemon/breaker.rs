@@ -32,6 +32,8 @@ const RAMP_DONE: usize = 64;
 const PAUSE: Duration = Duration::from_secs(1);
 /// The longest pause, before it is spread.
 const PAUSE_MAX: Duration = Duration::from_secs(30);
+/// So long after the beginning of an outage a probe that fails spends no attempt.
+const SPARED_FOR: Duration = Duration::from_hours(1);
 /// By how much a pause is longer or shorter, so that the daemons of many databases do not probe one target in step.
 const SPREAD: f64 = 0.2;
 
@@ -57,6 +59,8 @@ pub struct Breaker {
     running: usize,
     /// Pauses of this outage.
     pauses: u32,
+    /// When it began; `None`: there is none.
+    since: Option<Instant>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -82,13 +86,13 @@ impl Breaker {
     /// Closed, with nothing counted.
     #[must_use]
     pub fn new() -> Self {
-        Self { phase: Phase::Closed, window: Window::default(), counts_from: None, running: 0, pauses: 0 }
+        Self { phase: Phase::Closed, window: Window::default(), counts_from: None, running: 0, pauses: 0, since: None }
     }
 
     /// In an outage that has been told of, after a restart: the first probe may begin at once.
     #[must_use]
     pub fn open(now: Instant) -> Self {
-        Self { phase: Phase::Open { until: now }, counts_from: Some(now), ..Self::new() }
+        Self { phase: Phase::Open { until: now }, counts_from: Some(now), since: Some(now), ..Self::new() }
     }
 
     /// Attempts that may run at the same time, not counting those that are ignored.
@@ -122,10 +126,14 @@ impl Breaker {
         !matches!(self.phase, Phase::Closed)
     }
 
-    /// The least fault that spends no attempt of a delivery: what fails in an outage is the target's.
+    /// The least fault that spends no attempt of a delivery: what fails in an outage is the target's. Not for ever: when
+    /// nothing but poison is left, every probe fails, and that must end.
     #[must_use]
-    pub fn spares(&self) -> Fault {
-        if self.is_open() { Fault::Failing } else { Fault::Unreachable }
+    pub fn spares(&self, now: Instant) -> Fault {
+        match self.since {
+            Some(since) if now < since + SPARED_FOR => Fault::Failing,
+            _ => Fault::Unreachable,
+        }
     }
 
     /// An attempt has begun.
@@ -177,6 +185,7 @@ impl Breaker {
     }
 
     fn pause(&mut self, now: Instant, random: f64) {
+        self.since = self.since.or(Some(now));
         let doubled = PAUSE.saturating_mul(2u32.saturating_pow(self.pauses));
         let until = now + doubled.min(PAUSE_MAX).mul_f64(1.0 - SPREAD + 2.0 * SPREAD * random.clamp(0.0, 1.0));
         self.pauses = self.pauses.saturating_add(1);
@@ -195,6 +204,7 @@ impl Breaker {
         self.phase = Phase::Closed;
         self.window = Window::default();
         self.pauses = 0;
+        self.since = None;
         Some(Change::Closed)
     }
 }

@@ -65,7 +65,6 @@ impl<T: Copy + Eq + Hash + Send + Sync + 'static> Runner<T> {
 
     /// Ends one attempt now: what it holds (child processes, requests) ends with it, and its outcome never arrives, not
     /// even if it had ended already. Returns whether there was one.
-    #[allow(dead_code, reason = "the term does not hear of cancelled deliveries yet")]
     pub(super) fn cancel(&mut self, ticket: &T) -> bool {
         self.wanted.remove(ticket).is_some_and(|task| {
             task.abort();

@@ -240,6 +240,10 @@ impl Case<'_> {
         for handler in HANDLERS.iter().filter(|handler| handler.ordered) {
             let mut by_key: HashMap<&str, Vec<(Number, Duration, Duration, Duration)>> = HashMap::new();
             for (number, intent) in self.entries.intents.iter().filter(|(_, intent)| intent.fate == Fate::Committed) {
+                // A delayed event takes its place when its time has come.
+                if intent.delayed {
+                    continue;
+                }
                 let receipts = self.entries.receipts.get(&(handler.name, *number));
                 if let (Some(key), Some(first)) =
                     (&intent.key, receipts.and_then(|all| successes(all).first().copied()))

@@ -39,8 +39,9 @@ pub(crate) enum Kind {
 const EVERYTHING_ENDS: u32 = 1000;
 const CALM: Kind = Kind::Http { moody: false };
 
-pub(crate) const HANDLERS: [Handler; 6] = [
+pub(crate) const HANDLERS: [Handler; 7] = [
     handler("sink", &["load"], Kind::Http { moody: true }, EVERYTHING_ENDS),
+    Handler { ordered: true, ..handler("orderly", &["load"], Kind::Http { moody: true }, EVERYTHING_ENDS) },
     handler("effect", &["load"], Kind::Sql, EVERYTHING_ENDS),
     // Poison is dead after so many; nothing else may be.
     handler("picky", &["picky"], CALM, 8),
@@ -59,7 +60,9 @@ impl Handler {
     }
 
     fn config(&self, port: u16, daemon: &str, folder: &Path) -> String {
-        let Self { name, topics, kind, max_attempts, .. } = self;
+        let Self { name, topics, kind, max_attempts, ordered } = self;
+        // Where much is poison, a breaker would take it for an outage.
+        let breaker = if *max_attempts < EVERYTHING_ENDS { "off" } else { "on" };
         let topics: Vec<String> = topics.iter().map(|word| format!("{word}.#")).collect();
         let calls = match kind {
             Kind::Http { .. } => {
@@ -77,7 +80,7 @@ impl Handler {
             }
         };
         format!(
-            "[handler.{name}]\ntopics = {topics:?}\n{calls}\nconcurrency = 16\ntimeout = \"5s\"\n\
+            "[handler.{name}]\ntopics = {topics:?}\n{calls}\nconcurrency = 16\ntimeout = \"5s\"\nordered = {ordered}\nbreaker = \"{breaker}\"\n\
              retry = {{ max_attempts = {max_attempts}, base = \"20ms\", max = \"400ms\" }}\n\n"
         )
     }

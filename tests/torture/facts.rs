@@ -8,7 +8,7 @@ use crate::server::Server;
 
 /// Deliveries that have not ended, pending ones included.
 const UNFINISHED: &str = "
-SELECT (SELECT sum(pending + scheduled + retrying + running) FROM outbox.backlog)::bigint
+SELECT (SELECT sum(pending + scheduled + retrying + running + waiting + blocked) FROM outbox.backlog)::bigint
      + (SELECT count(*) FROM pg_prepared_xacts)";
 
 pub(crate) struct Event {
@@ -52,7 +52,9 @@ impl Facts {
         let session = server.session().await;
         let query = async |sql: &str| session.client.query(sql, &[]).await.unwrap();
         session.client.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY").await.unwrap();
-        let events = query("SELECT (payload->>'n')::bigint, id, topic, key FROM outbox.event").await;
+        let events =
+            query("SELECT (payload->>'n')::bigint, id, topic, key FROM outbox.event WHERE topic NOT LIKE 'outboxd.%'")
+                .await;
         let number = |n: i64| Number::try_from(n).unwrap();
         let events =
             events.iter().map(|row| (number(row.get(0)), Event { id: row.get(1), topic: row.get(2), key: row.get(3) }));

@@ -29,7 +29,7 @@ struct Edit {
 /// Faults end their run within two minutes; the drain of one that loses events takes a minute of them.
 const RUN_MAX: Duration = Duration::from_mins(4);
 
-const BUGS: [Bug; 11] = [
+const BUGS: [Bug; 12] = [
     Bug {
         name: "listen-after-scan",
         why: "what is committed between the last read and LISTEN rings for nobody, and waits for a poll that is off",
@@ -108,9 +108,9 @@ const BUGS: [Bug; 11] = [
         run: "--rounds 1 --calm 6 --storm 3 --faults kill-standby",
         edits: &[Edit {
             file: "src/daemon/runner.rs",
-            old: "self.tasks.spawn(async move { (ticket, run(&*handler, &attempt, timeout).await) });",
+            old: "self.tasks.spawn(async move { (ticket, run(ticket, &*handler, &attempt, limits, &news).await) });",
             new: "self.tasks.spawn(async move {
-                      tokio::spawn(async move { run(&*handler, &attempt, timeout).await });
+                      tokio::spawn(async move { run(ticket, &*handler, &attempt, limits, &news).await });
                       (ticket, Outcome::Done { result: None })
                   });",
         }],
@@ -186,9 +186,20 @@ const BUGS: [Bug; 11] = [
         seen_as: &["I9"],
         run: "--no-faults --poll off --events 200 --deaf",
         edits: &[Edit {
-            file: "src/daemon/term/mod.rs",
-            old: "self.deaf_at = Some(now + LOOP_BACK_MAX);",
-            new: "self.deaf_at = None;",
+            file: "src/daemon/term/doubt.rs",
+            old: "self.deaf_at = (!self.heard).then_some(now + LOOP_BACK_MAX);",
+            new: "self.deaf_at = None.or(self.deaf_at.filter(|_| now < now - LOOP_BACK_MAX));",
+        }],
+    },
+    Bug {
+        name: "keys-not-kept",
+        why: "a delivery does not wait for the one before it of its key",
+        seen_as: &["I6"],
+        run: "--rounds 1 --calm 8 --storm 8 --faults kill-standby",
+        edits: &[Edit {
+            file: "src/daemon/lane/keys.rs",
+            old: "            Turn::Later\n",
+            new: "            Turn::Now\n",
         }],
     },
     Bug {

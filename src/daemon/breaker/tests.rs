@@ -204,11 +204,15 @@ fn after_a_restart_the_outage_goes_on_with_a_probe() {
 }
 
 #[test]
-fn in_an_outage_failing_spends_nothing() {
+fn in_the_first_hour_of_an_outage_failing_spends_nothing() {
     let mut target = Target::new();
-    assert_eq!(target.breaker.spares(), Fault::Unreachable);
+    assert_eq!(target.breaker.spares(target.now), Fault::Unreachable);
     target.attempts(&[FAILED; 5]);
-    assert_eq!(target.breaker.spares(), Fault::Failing);
+    assert_eq!(target.breaker.spares(target.now + Duration::from_mins(59)), Fault::Failing);
+    assert_eq!(target.breaker.spares(target.now + Duration::from_mins(61)), Fault::Unreachable, "poison must end");
+    target.wait();
+    target.attempts(&[Ok(()); 6]);
+    assert_eq!(target.breaker.spares(target.now), Fault::Unreachable);
 }
 
 /// The same promises, kept slowly: it remembers every attempt, and derives everything from what was told.

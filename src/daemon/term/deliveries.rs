@@ -41,7 +41,7 @@ impl Term<'_> {
     pub(super) fn ended(&mut self, ticket: Ticket, outcome: Outcome, now: Instant) {
         let Some(slot) = self.slots.get_mut(&ticket.lane) else { return };
         let verdict = verdict(&outcome);
-        let spares = slot.gate.spares();
+        let spares = slot.gate.spares(now);
         let mut steps = Vec::new();
         let ended = slot.lane.ended(ticket, outcome, spares, now, fastrand::f64(), &mut steps);
         if let Some(ended) = ended {

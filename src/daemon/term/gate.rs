@@ -65,8 +65,8 @@ impl Gate {
     }
 
     /// The least fault that spends no attempt.
-    pub(super) fn spares(&self) -> Option<Fault> {
-        self.breaker.as_ref().map(Breaker::spares)
+    pub(super) fn spares(&self, now: Instant) -> Option<Fault> {
+        self.breaker.as_ref().map(|breaker| breaker.spares(now))
     }
 }
 
