@@ -31,7 +31,9 @@ impl Term<'_> {
         let lane = Lane::new(id, spec.delivery.clone(), checkpoint, held, now);
         let gate = Gate::new(spec.delivery.breaker, *broken, *pause, now);
         if let Some(host) = &spec.host {
-            self.hosts.entry(Arc::clone(host)).or_default();
+            // Which of the two was open is not known; a probe finds out about both.
+            let made = || if *broken { Breaker::open(now) } else { Breaker::new() };
+            self.hosts.entry(Arc::clone(host)).or_insert_with(made);
         }
         self.slots.insert(id, Slot { spec, lane, gate, leaving: false, stored: checkpoint.clone() });
         self.routes.clear();
