@@ -16,8 +16,9 @@ pub enum Observation {
     StandingBy { leader: String },
     /// A leader's session said nothing for too long and was ended.
     Deposed { pid: i32, silent: Duration },
-    /// Dispatching ended, because of this; the daemon connects again after a pause.
-    TermEnded { reason: String, pause: Duration },
+    /// Dispatching ended, because of this; the daemon connects again after a pause. The outcomes of so many attempts are not
+    /// written any more, because another daemon may lead: they run again.
+    TermEnded { reason: String, unwritten: usize, pause: Duration },
     /// The database was restored or failed over; positions are rebuilt from the log.
     ClusterChanged { stored: String, found: String, restamped: u64 },
     /// Deliveries that a daemon which died left running; they run again or are dead.
@@ -153,8 +154,13 @@ impl Observation {
             Self::Deposed { pid, silent } => {
                 warn!(pid, silent_s = silent.as_secs(), "ended the session of a silent leader");
             }
-            Self::TermEnded { reason, pause } => {
-                warn!(reason, pause_ms = pause.as_millis(), "dispatching ended, connecting again after a pause");
+            Self::TermEnded { reason, unwritten, pause } => {
+                warn!(
+                    reason,
+                    unwritten,
+                    pause_ms = pause.as_millis(),
+                    "dispatching ended, connecting again after a pause"
+                );
             }
             Self::ClusterChanged { stored, found, restamped } => warn!(
                 stored,

@@ -131,7 +131,7 @@ async fn terms(context: &Context, stop: &CancellationToken) -> Result<(), Daemon
                 return Ok(());
             }
         };
-        let reason = match taken {
+        let (reason, unwritten) = match taken {
             Ok(links) => {
                 context.observer.tell(&Observation::Leading);
                 systemd::ready("leading");
@@ -140,28 +140,30 @@ async fn terms(context: &Context, stop: &CancellationToken) -> Result<(), Daemon
                 // The janitor works beside the term and ends with it.
                 let end = tokio::select! {
                     end = term::lead(context, links, &positions, stop) => end,
-                    () = janitor::run(context, watched) => End::Lost("the janitor ended".to_owned()),
+                    () = janitor::run(context, watched) => {
+                        End::Lost { reason: "the janitor ended".to_owned(), unwritten: 0 }
+                    }
                 };
                 match end {
                     End::Stopped { cut_off } => {
                         context.observer.tell(&Observation::Drained { cut_off });
                         return Ok(());
                     }
-                    End::Lost(reason) if stop.is_cancelled() => {
+                    End::Lost { reason, unwritten } if stop.is_cancelled() => {
                         context.observer.tell(&Observation::Hiccup { doing: "the last writes", error: reason });
-                        context.observer.tell(&Observation::Drained { cut_off: 0 });
+                        context.observer.tell(&Observation::Drained { cut_off: unwritten });
                         return Ok(());
                     }
-                    End::Lost(reason) => reason,
+                    End::Lost { reason, unwritten } => (reason, unwritten),
                 }
             }
             Err(LeadError::Setup(reason)) => return Err(DaemonError::Setup(reason)),
             Err(LeadError::Connect(error)) if first => return Err(error.into()),
-            Err(error) => chain(&error),
+            Err(error) => (chain(&error), 0),
         };
         first = false;
         let jittered = RECONNECT_MIN + pause.mul_f64(fastrand::f64());
-        context.observer.tell(&Observation::TermEnded { reason, pause: jittered });
+        context.observer.tell(&Observation::TermEnded { reason, unwritten, pause: jittered });
         systemd::status("connecting again");
         pause = (pause * 2).min(RECONNECT_MAX);
         tokio::select! {

@@ -26,6 +26,7 @@ const CONNECT_MAX: Duration = Duration::from_secs(10);
 /// LISTEN session is not timed out. The server of 13 has no `idle_session_timeout`.
 const SESSION_SETTINGS: &str = "\
 SET TimeZone = 'UTC';
+SET default_transaction_isolation = 'read committed';
 SET client_min_messages = warning;
 SET standard_conforming_strings = on;
 SET tcp_keepalives_idle = 10;

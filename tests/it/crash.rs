@@ -125,6 +125,7 @@ async fn a_thousand_answers_that_reach_a_deposed_leader_are_not_written() {
     exactly_these_ran_again(&session, &sink, &events).await;
     frozen.signal(Signal::CONT);
     frozen.logged("dispatching ended, connecting again after a pause").await;
+    assert!(frozen.log().contains("unwritten=1000"), "{}", frozen.log());
     frozen.logged("standing by").await;
     let history = "SELECT attempt || ' ' || outcome || ' ' || count(*) FROM outbox.attempt \
                    GROUP BY attempt, outcome ORDER BY attempt";

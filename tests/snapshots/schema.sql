@@ -654,9 +654,9 @@ CREATE FUNCTION outbox.topic_regex(topics text[]) RETURNS text
     LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $_$
-    SELECT '^(' || string_agg(regex, '|') || ')$'
+    SELECT '^(' || string_agg(CASE WHEN pattern ~ '^[*#]' THEN '(?!outboxd\.)' ELSE '' END || regex, '|') || ')$'
     FROM (
-        SELECT (
+        SELECT pattern, (
             SELECT string_agg(CASE word WHEN '#' THEN '([^.]+\.)*' WHEN '*' THEN '[^.]+\.' ELSE word || '\.' END, '' ORDER BY i)
             FROM regexp_split_to_table(pattern, '\.') WITH ORDINALITY AS w (word, i)
         ) AS regex

@@ -130,6 +130,12 @@ impl Lane {
         self.running
     }
 
+    /// Attempts that have begun, and whose outcome is not written.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.deliveries.len() - self.unbegun
+    }
+
     /// Attempts that are about to begin: slots kept for a claim under way, and those whose row is being written.
     #[must_use]
     pub fn beginning(&self) -> usize {

@@ -136,6 +136,10 @@ impl Term<'_> {
         self.take(steps);
     }
 
+    pub(super) fn lost(&self, reason: String) -> End {
+        End::Lost { reason, unwritten: self.slots.values().map(|slot| slot.lane.in_flight()).sum() }
+    }
+
     pub(super) fn is_idle(&self) -> bool {
         self.slots.values().all(|slot| slot.lane.is_idle())
     }
@@ -185,8 +189,8 @@ impl Term<'_> {
         let settled = tokio::time::timeout(LAST_WRITES, ears.settler.join_next()).await;
         match settled {
             Ok(Some(Ok(Ok(())))) if in_time => End::Stopped { cut_off },
-            Ok(Some(Ok(Err(error)))) => End::Lost(error.to_string()),
-            _ => End::Lost(format!("the last writes took longer than {} s", LAST_WRITES.as_secs())),
+            Ok(Some(Ok(Err(error)))) => self.lost(error.to_string()),
+            _ => self.lost(format!("the last writes took longer than {} s", LAST_WRITES.as_secs())),
         }
     }
 }

@@ -51,8 +51,14 @@ const INPUTS_TOGETHER: usize = 256;
 
 /// Why a term ended.
 pub(super) enum End {
-    Stopped { cut_off: usize },
-    Lost(String),
+    Stopped {
+        cut_off: usize,
+    },
+    /// The outcomes of so many attempts are not written any more: they run again, here or elsewhere.
+    Lost {
+        reason: String,
+        unwritten: usize,
+    },
 }
 
 /// What a term works with.
@@ -233,7 +239,7 @@ impl Term<'_> {
                 stop_at = Some(now + self.context.daemon.drain_timeout);
             }
             if let Err(reason) = self.apply(input, now) {
-                return End::Lost(reason);
+                return self.lost(reason);
             }
             for _ in 0..INPUTS_TOGETHER {
                 let ended = self.runner.try_ended().map(|(ticket, outcome)| Input::Ended(ticket, outcome));
@@ -241,7 +247,7 @@ impl Term<'_> {
                 let news = || ears.news.try_recv().ok().map(Input::News);
                 let Some(input) = ended.or_else(replied).or_else(news) else { break };
                 if let Err(reason) = self.apply(input, now) {
-                    return End::Lost(reason);
+                    return self.lost(reason);
                 }
             }
         }
