@@ -474,7 +474,9 @@ proptest! {
     ) {
         let policy = if block { OnDeadKey::Block } else { OnDeadKey::Skip };
         let mut world = World::new(policy, if record { Record::Start } else { Record::Late });
-        acts.iter().for_each(|act| world.act(act));
+        for act in &acts {
+            world.act(act);
+        }
         world.finish();
     }
 }

@@ -175,7 +175,7 @@ async fn a_dead_head_blocks_its_key_until_it_is_redriven_or_discarded_or_lets_it
 
     *broken.lock().unwrap() = false;
     let first = text(&session, "SELECT min(id) FROM outbox.event").await;
-    text(&session, &format!("SELECT outbox.redrive('blocks')")).await;
+    text(&session, "SELECT outbox.redrive('blocks')").await;
     until("the redriven one goes first, then the others", async || {
         states("blocks").await == "done done done done done"
     })

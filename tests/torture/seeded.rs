@@ -295,16 +295,16 @@ fn copy(from: &Path, name: &str, to: &Path, bug: &Bug) {
         }
         return;
     }
-    let mut text = fs::read_to_string(from).unwrap();
+    let mut content = fs::read(from).unwrap();
     for edit in bug.edits.iter().filter(|edit| edit.file == name) {
-        text = text.replacen(edit.old, edit.new, 1);
+        content = String::from_utf8(content).unwrap().replacen(edit.old, edit.new, 1).into_bytes();
     }
     let to = to.join(name);
-    if fs::read_to_string(&to).is_ok_and(|there| there == text) {
+    if fs::read(&to).is_ok_and(|there| there == content) {
         return;
     }
     fs::create_dir_all(to.parent().unwrap()).unwrap();
-    fs::write(to, text).unwrap();
+    fs::write(to, content).unwrap();
 }
 
 /// Runs torture against this daemon; the first violation it tells of that is the one to see.

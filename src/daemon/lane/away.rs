@@ -12,7 +12,7 @@ impl Lane {
     /// Everything that runs and has a row is given back, for the next leader to run at once.
     pub fn release(&mut self, now: Instant, steps: &mut Vec<Step>) {
         let held: Vec<Ticket> =
-            self.deliveries.iter().filter(|(_, d)| d.running && d.has_row).map(|(&ticket, _)| ticket).collect();
+            self.deliveries.iter().filter(|(_, d)| d.runs() && d.has_row).map(|(&ticket, _)| ticket).collect();
         for ticket in held {
             self.release_slot(ticket);
             steps.extend(self.write(ticket, Ended::CutOff, now));
@@ -42,7 +42,7 @@ impl Lane {
         let mut running = Vec::new();
         for ticket in tickets {
             let key = self.current_key(ticket);
-            if let Some(began) = self.deliveries.get(&ticket).filter(|d| d.running).map(|d| d.began) {
+            if let Some(began) = self.deliveries.get(&ticket).filter(|d| d.runs()).map(|d| d.began) {
                 running.push((ticket, began));
                 self.release_slot(ticket);
                 steps.extend(self.write(ticket, Ended::Cancelled, now));

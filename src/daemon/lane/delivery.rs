@@ -26,10 +26,19 @@ pub(super) struct Delivery {
     pub(super) claimed: bool,
     pub(super) expires_at: Option<Instant>,
     pub(super) began: Option<Instant>,
-    /// Takes a slot: its attempt has begun and not ended.
-    pub(super) running: bool,
-    /// Its attempt begins when its row is written.
-    pub(super) begins_when_recorded: bool,
+    pub(super) stage: Stage,
+}
+
+/// How far a delivery is in the lane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// It waits, or is only written down.
+    Unbegun,
+    /// It has a slot, and begins when its row is written.
+    Recording,
+    Running,
+    /// Its outcome is being written.
+    Ended,
 }
 
 /// An attempt to start.
@@ -74,13 +83,18 @@ impl Delivery {
             claimed: false,
             expires_at: None,
             began: None,
-            running: false,
-            begins_when_recorded: false,
+            stage: Stage::Unbegun,
         }
+    }
+
+    /// Whether it has a slot.
+    pub(super) fn runs(&self) -> bool {
+        matches!(self.stage, Stage::Recording | Stage::Running)
     }
 
     pub(super) fn start(&mut self, ticket: Ticket, began: Instant) -> Step {
         self.began = Some(began);
+        self.stage = Stage::Running;
         let (event, attempt, has_row) = (Arc::clone(&self.event), self.attempt, self.has_row);
         Step::Start(Start { ticket, event, attempt, has_row, began })
     }

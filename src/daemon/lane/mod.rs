@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use self::delivery::Delivery;
+use self::delivery::{Delivery, Stage};
 pub use self::delivery::{EndedAttempt, Offer, Start, Step};
 use self::keys::{Keys, Turn};
 use self::rate::Rate;
@@ -241,9 +241,9 @@ impl Lane {
         }
         steps.extend(self.write(ticket, Ended::Settled(settlement.clone()), now));
         if holds {
-            self.hold(key, now, steps)
+            self.hold(key, now, steps);
         } else {
-            self.pass(key, now, steps)
+            self.pass(key, now, steps);
         }
         Some(EndedAttempt { event, attempt, began, settlement })
     }
@@ -252,7 +252,7 @@ impl Lane {
     pub fn record(&mut self, now: Instant, steps: &mut Vec<Step>) {
         while let Some(&(began, ticket)) = self.began.front() {
             let lasting =
-                self.deliveries.get(&ticket).is_some_and(|d| d.running && !d.has_row && d.began == Some(began));
+                self.deliveries.get(&ticket).is_some_and(|d| d.runs() && !d.has_row && d.began == Some(began));
             if lasting && now < began + RECORD_AFTER {
                 break;
             }
@@ -273,11 +273,9 @@ impl Lane {
         }
         let window = match fate {
             Fate::Recorded => {
-                if std::mem::take(&mut delivery.begins_when_recorded) {
+                if delivery.stage == Stage::Recording {
                     self.recording -= 1;
-                    if delivery.running {
-                        steps.push(delivery.start(ticket, now));
-                    }
+                    steps.push(delivery.start(ticket, now));
                 }
                 delivery.window.take()
             }
@@ -293,13 +291,13 @@ impl Lane {
 
     #[must_use]
     pub fn runs(&self, ticket: Ticket) -> bool {
-        self.deliveries.get(&ticket).is_some_and(|delivery| delivery.running)
+        self.deliveries.get(&ticket).is_some_and(Delivery::runs)
     }
 
     /// The event and the number of an attempt that runs and has a row, or will have one when what was asked for is written.
     #[must_use]
     pub fn recorded(&self, ticket: Ticket) -> Option<(EventId, u32)> {
-        let delivery = self.deliveries.get(&ticket).filter(|delivery| delivery.running && delivery.has_row)?;
+        let delivery = self.deliveries.get(&ticket).filter(|delivery| delivery.runs() && delivery.has_row)?;
         Some((delivery.event.id, delivery.attempt))
     }
 
@@ -339,12 +337,11 @@ impl Lane {
         }
         // A claim has counted the attempt already.
         delivery.attempt += u32::from(!delivery.claimed);
-        delivery.running = true;
         self.running += 1;
         if delivery.claimed {
             self.running_due += 1;
         } else if self.config.record == Record::Start {
-            delivery.begins_when_recorded = true;
+            delivery.stage = Stage::Recording;
             self.recording += 1;
             self.record_one(ticket, now, steps);
             return;
@@ -355,12 +352,11 @@ impl Lane {
     }
 
     fn release_slot(&mut self, ticket: Ticket) {
-        if let Some(delivery) = self.deliveries.get_mut(&ticket)
-            && std::mem::take(&mut delivery.running)
-        {
-            self.running -= 1;
-            self.running_due -= usize::from(delivery.claimed);
-        }
+        let Some(delivery) = self.deliveries.get_mut(&ticket).filter(|delivery| delivery.runs()) else { return };
+        self.recording -= usize::from(delivery.stage == Stage::Recording);
+        delivery.stage = Stage::Ended;
+        self.running -= 1;
+        self.running_due -= usize::from(delivery.claimed);
     }
 
     fn write(&self, ticket: Ticket, ended: Ended, now: Instant) -> Option<Step> {

@@ -64,7 +64,9 @@ impl<'a> Outcomes<'a> {
         }
         match patiently!(self.observer, write(self.store, &writes), Error::is_passing) {
             Ok(refused) => {
-                refused.into_iter().for_each(|index| self.tell_refused(&writes[index]));
+                for index in refused {
+                    self.tell_refused(&writes[index]);
+                }
                 self.tell_written(writes.iter());
                 Ok(())
             }
