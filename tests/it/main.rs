@@ -5,6 +5,7 @@
 
 mod bell;
 mod bounds;
+mod calm;
 mod cli;
 mod clock;
 mod connect;
