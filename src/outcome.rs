@@ -381,7 +381,54 @@ mod tests {
         }
     }
 
+    /// One attempt of a delivery: how it ends, and what is spared at that moment.
+    fn attempts() -> impl Strategy<Value = Vec<(u8, Fault, Option<Fault>)>> {
+        let fault = || prop_oneof![Just(Fault::Refused), Just(Fault::Failing), Just(Fault::Unreachable)];
+        let spared = prop_oneof![Just(None), Just(Some(Fault::Failing)), Just(Some(Fault::Unreachable))];
+        proptest::collection::vec((0u8..8, fault(), spared), 1..60)
+    }
+
     proptest! {
+        /// Against a model that only counts.
+        #[test]
+        fn a_delivery_ends_when_it_succeeds_or_has_spent_its_attempts(
+            attempts in attempts(), max_attempts in 1u32..6, random in 0.0f64..1.0,
+        ) {
+            let policy = RetryPolicy { max_attempts, ..RetryPolicy::default() };
+            let (mut failures, mut spent) = (0, 0);
+            for (attempt, (how, fault, spared)) in (1..).zip(attempts) {
+                let failure = Failure::new("no").with_fault(fault);
+                let (outcome, counts) = match how {
+                    0 => (Outcome::Snooze { after: Duration::ZERO }, false),
+                    1 => (Outcome::Wait { timeout: Duration::from_secs(1) }, false),
+                    2 => (Outcome::Gone { failure }, false),
+                    3 => (Outcome::Done { result: None }, false),
+                    _ => (Outcome::Retry { after: None, failure }, true),
+                };
+                let is_spared = match fault {
+                    Fault::Refused => false,
+                    Fault::Failing => spared == Some(Fault::Failing),
+                    Fault::Unreachable => spared.is_some(),
+                };
+                spent += u32::from(counts && !is_spared);
+                match settle(outcome, Tried { attempt, failures, spared }, &policy, random) {
+                    Settlement::Done { .. } => { prop_assert_eq!(how, 3); break }
+                    Settlement::Dead { .. } => { prop_assert_eq!(spent, max_attempts); break }
+                    Settlement::Retry { after, spent: counted, .. } => {
+                        prop_assert!(counts && after <= policy.max);
+                        prop_assert_eq!(counted, !is_spared);
+                        failures += u32::from(counted);
+                    }
+                    Settlement::Snooze { after } => prop_assert!(how == 0 && after >= SNOOZE_MIN),
+                    Settlement::Wait { .. } => prop_assert_eq!(how, 1),
+                    Settlement::Pause { .. } => prop_assert_eq!(how, 2),
+                    other => prop_assert!(false, "{:?}", other),
+                }
+                prop_assert_eq!(failures, spent);
+                prop_assert!(spent < max_attempts, "it should be dead");
+            }
+        }
+
         #[test]
         fn a_pause_never_exceeds_the_cap(failures in 0u32.., random in 0.0f64..1.0, base in 0u64..100_000, max in 0u64..10_000_000) {
             let policy = RetryPolicy { base: Duration::from_millis(base), max: Duration::from_millis(max), ..RetryPolicy::default() };
