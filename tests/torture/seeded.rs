@@ -154,9 +154,9 @@ const BUGS: [Bug; 12] = [
             Edit {
                 file: "src/daemon/leader.rs",
                 old: "let beginnings = leader.beginnings(&names).await?;",
-                new: "let mut checkpoints = leader.load_position(&names).await?;
+                new: "let mut beginnings = leader.beginnings(&names).await?;
                       if let Some(kept) = KEPT.lock().ok().and_then(|kept| kept.clone()) {
-                          checkpoints.iter_mut().for_each(|checkpoint| checkpoint.position = kept.clone());
+                          beginnings.iter_mut().for_each(|beginning| beginning.checkpoint.position = kept.clone());
                       }",
             },
             Edit {
