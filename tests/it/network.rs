@@ -65,7 +65,8 @@ async fn a_leader_that_is_cut_off_is_deposed_and_neither_begins_nor_writes_anyth
     until("they have rows", async || text(&session, "SELECT count(*) FROM outbox.open").await == "4").await;
 
     proxy.set("", Fault::Hold(Way::Both));
-    standby.observed("the standby leads", leading).await;
+    // The promise, not a speed.
+    until_within(15, "the standby leads", async || standby.count(leading) > 0).await;
     events.extend(publish_many(&session, "a", 100).await);
     all_done(&session, &events).await;
     // What the old leader ran ends, and a queue of 96 is before it.
