@@ -13,8 +13,7 @@ $$;
 CREATE FUNCTION outbox.has_turn(state text, attempt integer, due_at timestamptz, ordered text) RETURNS boolean
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 AS $$
-    SELECT CASE state WHEN 'blocked' THEN due_at IS NOT NULL WHEN 'scheduled' THEN attempt > 0 WHEN 'dead' THEN ordered = 'block'
-                      ELSE true END
+    SELECT outbox.holds_key(state, attempt, ordered) AND (state <> 'blocked' OR due_at IS NOT NULL)
 $$;
 
 -- How a handler orders the deliveries of a key; null when it does not. What follows from it is decided by looking again after every

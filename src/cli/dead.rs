@@ -4,6 +4,7 @@ use clap::Args;
 use jiff::{SignedDuration, Timestamp};
 
 use super::Failure;
+use super::output::{print, print_json};
 use crate::config::duration;
 use crate::store::operate::DeadLetters;
 use crate::topic::Pattern;
@@ -53,8 +54,18 @@ impl Filter {
 }
 
 /// `1 dead delivery`, `5 dead deliveries`.
-pub(super) fn counted(count: i64) -> String {
+fn counted(count: i64) -> String {
     if count == 1 { "1 dead delivery".to_owned() } else { format!("{count} dead deliveries") }
+}
+
+/// Says how many fit, before anything is done to them; whether that was all that was asked for.
+pub(super) fn previewed(fit: i64, done: &str, dry_run: bool, json: bool) -> Result<bool, Failure> {
+    if !json {
+        print(&format!("{} fit{}\n", counted(fit), if fit == 1 { "s" } else { "" }))?;
+    } else if dry_run {
+        print_json(&serde_json::json!({ "fit": fit, done: 0 }))?;
+    }
+    Ok(dry_run)
 }
 
 /// Nothing was there to do something to.

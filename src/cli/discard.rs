@@ -3,7 +3,7 @@
 use clap::Args;
 use serde_json::json;
 
-use super::dead::{Filter, counted, none_fits};
+use super::dead::{Filter, none_fits, previewed};
 use super::output::{print, print_json};
 use super::{Failure, Global};
 use crate::store::Store;
@@ -48,11 +48,8 @@ impl Discard {
             super::registered(&store.handler_names().await?, handler)?;
         }
         let fit = store.discard_dead(&which, &reason, true).await?;
-        if !self.json {
-            print(&format!("{} fit{}\n", counted(fit), if fit == 1 { "s" } else { "" }))?;
-        }
-        if self.dry_run {
-            return if self.json { print_json(&json!({ "fit": fit, "discarded": 0 })) } else { Ok(()) };
+        if previewed(fit, "discarded", self.dry_run, self.json)? {
+            return Ok(());
         }
         match store.discard_dead(&which, &reason, false).await? {
             0 => Err(none_fits()),

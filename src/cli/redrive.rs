@@ -3,7 +3,7 @@
 use clap::Args;
 use serde_json::json;
 
-use super::dead::{Filter, counted, none_fits};
+use super::dead::{Filter, none_fits, previewed};
 use super::output::{print, print_json};
 use super::{Failure, Global};
 
@@ -30,11 +30,8 @@ impl Redrive {
             super::registered(&store.handler_names().await?, handler)?;
         }
         let fit = store.redrive(&which, self.rate, true).await?;
-        if !self.json {
-            print(&format!("{} fit{}\n", counted(fit), if fit == 1 { "s" } else { "" }))?;
-        }
-        if self.dry_run {
-            return if self.json { print_json(&json!({ "fit": fit, "redriven": 0 })) } else { Ok(()) };
+        if previewed(fit, "redriven", self.dry_run, self.json)? {
+            return Ok(());
         }
         let redriven = store.redrive(&which, self.rate, false).await?;
         match redriven {

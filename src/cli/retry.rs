@@ -11,7 +11,7 @@ use crate::store::Store;
 pub(super) struct Retry {
     /// The event's id
     id: i64,
-    /// The handler whose delivery runs again, dead or waiting for its time [default: every handler whose delivery is dead]
+    /// The handler whose delivery runs again, dead or waiting for its time or an answer [default: every handler whose delivery is dead]
     handler: Option<String>,
     /// Print what was done as JSON
     #[arg(long)]
@@ -48,11 +48,11 @@ impl Retry {
         }
         Ok(Failure::new(match &self.handler {
             Some(handler) => format!(
-                "handler {handler} has no dead, retrying or scheduled delivery of event {id}; \
+                "handler {handler} has no dead, retrying, scheduled or waiting delivery of event {id}; \
                  `outboxd show {id}` tells where it stands"
             ),
             None => format!(
-                "event {id} has no dead delivery; `outboxd retry {id} HANDLER` runs a retrying or scheduled one now"
+                "event {id} has no dead delivery; `outboxd retry {id} HANDLER` runs a retrying, scheduled or waiting one now"
             ),
         }))
     }

@@ -49,12 +49,12 @@ impl Beats {
         self.silent.extend(more.silent);
     }
 
-    /// Writes and asks, with one statement each. Each names its attempt, so it does not matter what was written meanwhile.
-    pub async fn serve(self, store: &Store, observer: &Observer) -> Result<(), Error> {
+    /// Writes what was said, with one statement. It names the attempts, so it does not matter what was written meanwhile.
+    pub async fn keep(&mut self, store: &Store, observer: &Observer) -> Result<(), Error> {
         if !self.said.is_empty() {
             let mut rows = Heartbeats::default();
             let now = Instant::now();
-            for (of, heartbeat) in self.said {
+            for (of, heartbeat) in self.said.drain() {
                 rows.push(of.event, of.handler, of.attempt);
                 rows.said.push(micros(now.saturating_duration_since(heartbeat.at)));
                 rows.progress.push(heartbeat.progress);
@@ -69,19 +69,27 @@ impl Beats {
                 }
             }
         }
-        if !self.silent.is_empty() {
-            let mut rows = Heartbeats::default();
-            for (of, _) in &self.silent {
-                rows.push(of.event, Arc::clone(&of.handler), of.attempt);
-            }
-            let mut ages = store.heartbeat_age(&rows).await?;
-            for (of, answer) in self.silent {
-                if let Some(age) = ages.remove(&(of.event, of.handler.to_string())) {
-                    let _ = answer.send(age);
-                }
+        Ok(())
+    }
+
+    /// The attempts that are asked about.
+    #[must_use]
+    pub fn asked(&self) -> Heartbeats {
+        let mut rows = Heartbeats::default();
+        for (of, _) in &self.silent {
+            rows.push(of.event, Arc::clone(&of.handler), of.attempt);
+        }
+        rows
+    }
+
+    /// Tells how long ago each of them was heard of, if it was.
+    pub fn answer(self, mut ages: HashMap<(EventId, String), Duration>) {
+        for (of, answer) in self.silent {
+            if let Some(age) = ages.remove(&(of.event, of.handler.to_string())) {
+                // An attempt that has ended meanwhile needs no answer.
+                let _ = answer.send(age);
             }
         }
-        Ok(())
     }
 }
 

@@ -210,9 +210,9 @@ async fn retry_runs_a_dead_delivery_again_and_says_when_there_is_none() {
         said += &stderr;
     }
     expect![[r#"
-        outboxd: event 3 has no dead delivery; `outboxd retry 3 HANDLER` runs a retrying or scheduled one now
-        outboxd: handler mail has no dead, retrying or scheduled delivery of event 1; `outboxd show 1` tells where it stands
-        outboxd: handler nobody has no dead, retrying or scheduled delivery of event 1; `outboxd show 1` tells where it stands
+        outboxd: event 3 has no dead delivery; `outboxd retry 3 HANDLER` runs a retrying, scheduled or waiting one now
+        outboxd: handler mail has no dead, retrying, scheduled or waiting delivery of event 1; `outboxd show 1` tells where it stands
+        outboxd: handler nobody has no dead, retrying, scheduled or waiting delivery of event 1; `outboxd show 1` tells where it stands
         outboxd: there is no event 99 in the log or in outbox.open
     "#]].assert_eq(&said);
     assert_eq!(run(&database, &["retry", "3", "mail"]).await.0, 0);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use outboxd::config::DeliveryConfig;
 use outboxd::outcome::{Failure, RetryPolicy};
-use outboxd::{Attempt, Event, Outcome};
+use outboxd::{Attempt, Event, Observation, Outcome};
 use tokio::sync::Notify;
 
 use crate::harness::{Database, Running, daemon, deliveries, done, publish, publish_many, text, until};
@@ -82,5 +82,36 @@ async fn a_cancellation_that_is_not_committed_yet_holds_up_nobody_else_and_wins(
             && text(&session, "SELECT count(*) FROM outbox.open").await == "0"
     })
     .await;
+    running.stop().await;
+}
+
+/// The leader's session waits for no lock for long, and asks about a silent attempt all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_question_about_a_silent_attempt_waits_for_a_locked_table() {
+    let database = Database::new().await;
+    let (session, operator) = (database.session().await, database.session().await);
+    let finish = Arc::new(Notify::new());
+    let waits = {
+        let finish = Arc::clone(&finish);
+        move |attempt: Attempt| {
+            let finish = Arc::clone(&finish);
+            async move {
+                if attempt.number == 1 {
+                    finish.notified().await;
+                }
+            }
+        }
+    };
+    let (timeout, max_timeout) = (Duration::from_millis(1500), Some(Duration::from_hours(1)));
+    let alive = DeliveryConfig { timeout, max_timeout, ..DeliveryConfig::new(vec!["a".parse().unwrap()]) };
+    let running = Running::start(daemon(&database).handler_with("alive", alive, waits)).await;
+    let event = publish(&session, "a").await;
+    until("it has a row", async || deliveries(&session, event).await == ["alive|running|1"]).await;
+    operator.client.batch_execute("BEGIN; LOCK TABLE outbox.open IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    running.observed("the lock is in the way", |o| matches!(o, Observation::Hiccup { .. })).await;
+    operator.client.batch_execute("ROLLBACK").await.unwrap();
+    finish.notify_waiters();
+    until("it is done", async || done(&session, "alive").await == [event]).await;
+    assert_eq!(running.count(|o| matches!(o, Observation::TermEnded { .. })), 0);
     running.stop().await;
 }

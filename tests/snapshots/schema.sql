@@ -282,8 +282,7 @@ $$;
 CREATE FUNCTION outbox.has_turn(state text, attempt integer, due_at timestamp with time zone, ordered text) RETURNS boolean
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     AS $$
-    SELECT CASE state WHEN 'blocked' THEN due_at IS NOT NULL WHEN 'scheduled' THEN attempt > 0 WHEN 'dead' THEN ordered = 'block'
-                      ELSE true END
+    SELECT outbox.holds_key(state, attempt, ordered) AND (state <> 'blocked' OR due_at IS NOT NULL)
 $$;
 
 -- Name: heartbeat(bigint, text, integer, jsonb); Type: FUNCTION; Schema: outbox; Owner: -

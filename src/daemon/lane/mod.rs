@@ -26,6 +26,7 @@ use crate::event::{Event, EventId, KeyHash};
 use crate::outcome::{Fault, Outcome, Settlement, Tried, settle};
 use crate::snapshot::Snapshot;
 use crate::store::registry::Checkpoint;
+
 /// Deliveries a lane holds at most, whatever their state.
 pub const LANE_DELIVERIES_MAX: usize = 4096;
 /// The weight of events at which a lane takes no more.
@@ -236,7 +237,10 @@ impl Lane {
             _ => true,
         };
         let key = self.current_key(ticket);
-        if let (true, Some(_), Some(delivery)) = (holds, key, self.deliveries.get_mut(&ticket)) {
+        if holds
+            && key.is_some()
+            && let Some(delivery) = self.deliveries.get_mut(&ticket)
+        {
             delivery.writes_row = !delivery.has_row;
         }
         steps.extend(self.write(ticket, Ended::Settled(settlement.clone()), now));

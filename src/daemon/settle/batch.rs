@@ -102,7 +102,7 @@ impl Batch {
         let failed = write.failures + 1;
         match &write.ended {
             Ended::Settled(Settlement::Done { result }) => {
-                self.finish(write, "done", result.clone(), now);
+                self.finish(write).push(write, "done", result.clone(), now);
                 if write.has_row && write.attempt > 1 {
                     self.attempt(write, "done", None, now);
                 }
@@ -123,60 +123,59 @@ impl Batch {
             }
             Ended::Settled(Settlement::Retry { after, failure, spent }) => {
                 let (failures, outcome) = if *spent { (failed, "retry") } else { (write.failures, "unreachable") };
-                self.open(write, "retrying", failures, Some(*after), Some(&failure.error), now);
+                self.open(write).push(write, "retrying", failures, Some(*after), Some(&failure.error), now);
                 self.attempt(write, outcome, Some(failure), now);
             }
             Ended::Settled(Settlement::Wait { timeout }) => {
-                self.open(write, "waiting", write.failures, Some(*timeout), None, now);
+                self.open(write).push(write, "waiting", write.failures, Some(*timeout), None, now);
                 self.attempt(write, "wait", None, now);
             }
             Ended::Settled(Settlement::Pause { failure }) => {
-                self.open(write, "retrying", write.failures, Some(Duration::ZERO), Some(&failure.error), now);
+                self.open(write).push(
+                    write,
+                    "retrying",
+                    write.failures,
+                    Some(Duration::ZERO),
+                    Some(&failure.error),
+                    now,
+                );
                 self.attempt(write, "paused", Some(failure), now);
             }
             Ended::Settled(Settlement::Snooze { after }) => {
-                self.open(write, "scheduled", write.failures, Some(*after), None, now);
+                self.open(write).push(write, "scheduled", write.failures, Some(*after), None, now);
                 self.attempt(write, "snooze", None, now);
             }
             Ended::Settled(Settlement::Dead { failure }) => {
-                self.open(write, "dead", failed, None, Some(&failure.error), now);
+                self.open(write).push(write, "dead", failed, None, Some(&failure.error), now);
                 self.attempt(write, "dead", Some(failure), now);
             }
-            Ended::Expired => self.finish(write, "expired", None, now),
-            Ended::Blocked | Ended::PutBack => self.open(write, "blocked", write.failures, None, None, now),
+            Ended::Expired => self.finish(write).push(write, "expired", None, now),
+            Ended::Blocked | Ended::PutBack => self.open(write).push(write, "blocked", write.failures, None, None, now),
             Ended::Cancelled => {
                 if write.has_row {
                     self.committed.push(write, "cancelled", None, now);
                 }
                 self.attempt(write, "cancelled", None, now);
             }
-            Ended::Scheduled { due_in } => self.open(write, "scheduled", 0, Some(*due_in), None, now),
+            Ended::Scheduled { due_in } => self.open(write).push(write, "scheduled", 0, Some(*due_in), None, now),
             Ended::StillRunning => {
                 self.park.push(write, "running", write.failures, None, None, now);
             }
             Ended::CutOff => {
                 let error = format!("the daemon stopped while attempt {} ran", write.attempt);
-                self.open(write, "retrying", write.failures, Some(Duration::ZERO), Some(&error), now);
+                self.open(write).push(write, "retrying", write.failures, Some(Duration::ZERO), Some(&error), now);
             }
         }
     }
 
-    fn finish(&mut self, write: &Write, outcome: &'static str, result: Option<serde_json::Value>, now: Instant) {
-        let rows = if write.has_row { &mut self.finish } else { &mut self.append };
-        rows.push(write, outcome, result, now);
+    /// Where a delivery is finished: from its row, or without one.
+    fn finish(&mut self, write: &Write) -> &mut Finished {
+        if write.has_row { &mut self.finish } else { &mut self.append }
     }
 
-    fn open(
-        &mut self,
-        write: &Write,
-        state: &'static str,
-        failures: u32,
-        due: Option<Duration>,
-        error: Option<&str>,
-        now: Instant,
-    ) {
-        let rows = if write.has_row { &mut self.reopen } else { &mut self.park };
-        rows.push(write, state, failures, due, error, now);
+    /// Where a delivery gets its next state: in its row, or in a new one.
+    fn open(&mut self, write: &Write) -> &mut Opened {
+        if write.has_row { &mut self.reopen } else { &mut self.park }
     }
 
     fn attempt(&mut self, write: &Write, outcome: &'static str, failure: Option<&Failure>, now: Instant) {

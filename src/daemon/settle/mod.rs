@@ -145,7 +145,12 @@ async fn serve(
     }
     outcomes.write(writes).await?;
     // After the rows they belong to.
-    beats.serve(store, observer).await
+    beats.keep(store, observer).await?;
+    if !beats.silent.is_empty() {
+        let asked = beats.asked();
+        beats.answer(patiently!(observer, store.heartbeat_age(&asked))?);
+    }
+    Ok(())
 }
 
 async fn answer(store: &Store, request: Request, observer: &Observer) -> Result<Option<Reply>, Error> {
@@ -157,10 +162,10 @@ async fn answer(store: &Store, request: Request, observer: &Observer) -> Result<
                 observer.tell(&Observation::HandlerAbsent { handler });
             }
             let names: Vec<_> = handlers.iter().map(|handler| Arc::clone(&handler.name)).collect();
-            Some(Reply::Registered(store.beginnings(&names).await?))
+            Some(Reply::Registered(patiently!(observer, store.beginnings(&names))?))
         }
         Request::Ring => {
-            store.ring().await?;
+            patiently!(observer, store.ring())?;
             Some(Reply::Rung)
         }
         Request::Breaker { handler, opened } => {
