@@ -80,24 +80,19 @@ impl Error {
         self.code().is_some_and(|code| !code.code().starts_with("57P") && !code.code().starts_with("08"))
     }
 
-    /// Whether PostgreSQL refused for something that passes and that no row is guilty of: no space or memory, a disk that
-    /// fails, a lock, a cancelled statement, a server that is read-only for a while. The same statement may succeed later.
-    #[must_use]
-    pub fn is_passing(&self) -> bool {
-        if self.is_locked() {
-            return false;
-        }
-        // 53: resources, 58: the system below, 40: serialization and deadlock, 55: object in use, 57: intervention.
-        let passing = |code: &str| ["53", "58", "40", "55", "57"].contains(&&code[..2]) || code == "25006";
-        self.is_refusal() && self.code().is_some_and(|code| passing(code.code()))
-    }
-}
-
-impl Error {
     /// Whether somebody else has locked what the statement needs, for longer than this session waits.
     #[must_use]
     pub fn is_locked(&self) -> bool {
         self.code() == Some(&SqlState::LOCK_NOT_AVAILABLE)
+    }
+
+    /// Whether PostgreSQL refused for something else that passes and that no row is guilty of: no space or memory, a disk that
+    /// fails, a cancelled statement, a server that is read-only for a while. The same statement may succeed later.
+    #[must_use]
+    pub fn is_passing(&self) -> bool {
+        // 53: resources, 58: the system below, 40: serialization and deadlock, 55: object in use, 57: intervention.
+        let passing = |code: &str| ["53", "58", "40", "55", "57"].contains(&&code[..2]) || code == "25006";
+        self.is_refusal() && !self.is_locked() && self.code().is_some_and(|code| passing(code.code()))
     }
 }
 
