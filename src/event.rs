@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use jiff::Timestamp;
@@ -115,28 +115,31 @@ pub struct Heartbeat {
     pub progress: Option<Value>,
 }
 
-/// Where an attempt says that it is alive. It keeps the newest heartbeat only, whether anybody listens or not.
-#[derive(Debug, Clone)]
-pub struct Heartbeats(watch::Sender<Option<Heartbeat>>);
-
-impl Default for Heartbeats {
-    fn default() -> Self {
-        Self(watch::Sender::new(None))
-    }
-}
+/// Where an attempt says that it is alive. It keeps the newest heartbeat only, whether anybody listens or not. Most attempts say
+/// nothing and end before anybody listens, so the channel is made when it is needed.
+#[derive(Debug, Clone, Default)]
+pub struct Heartbeats(Arc<OnceLock<watch::Sender<Option<Heartbeat>>>>);
 
 impl Heartbeats {
     /// `null` keeps the progress that was told before.
     pub(crate) fn beat(&self, progress: Value) {
-        self.0.send_modify(|last| {
+        self.newest().send_modify(|last| {
             let before = last.take().and_then(|last| last.progress);
             let progress = if progress.is_null() { before } else { Some(progress) };
             *last = Some(Heartbeat { at: Instant::now(), progress });
         });
     }
 
-    /// Hears every heartbeat from now on, or the newest of them.
+    /// Hears every heartbeat, or the newest of them; the first time the one that was said before.
     pub(crate) fn listen(&self) -> watch::Receiver<Option<Heartbeat>> {
-        self.0.subscribe()
+        let mut receiver = self.newest().subscribe();
+        if receiver.borrow().is_some() {
+            receiver.mark_changed();
+        }
+        receiver
+    }
+
+    fn newest(&self) -> &watch::Sender<Option<Heartbeat>> {
+        self.0.get_or_init(|| watch::Sender::new(None))
     }
 }

@@ -3,6 +3,7 @@
 //! Exit codes: 0 success, 1 failure, 2 wrong usage, 69 database unreachable, 70 internal error, 78 bad configuration or
 //! a database that is not set up (systemd does not restart after it).
 
+mod bench;
 mod cancel;
 mod check;
 mod dead;
@@ -18,6 +19,7 @@ mod redrive;
 mod retry;
 mod run;
 mod show;
+mod signals;
 mod status;
 
 use std::path::{Path, PathBuf};
@@ -86,6 +88,11 @@ enum Verb {
     Pause(pause::Pause),
     /// End a handler's pause
     Resume(pause::Resume),
+    /// Measure how fast it is here, beside what is possible here
+    Bench(bench::Bench),
+    /// The processes of the bench
+    #[command(hide = true)]
+    BenchPart(bench::BenchPart),
     /// Forget a handler that left the configuration
     Forget(forget::Forget),
 }
@@ -101,6 +108,8 @@ impl Cli {
         let Self { global, verb } = self;
         let result = runtime.block_on(async {
             match verb {
+                Verb::Bench(bench) => bench.run(&global).await,
+                Verb::BenchPart(part) => part.run(&global).await,
                 Verb::Run(run) => run.run(&global).await,
                 Verb::Demo(demo) => demo.run(&global).await,
                 Verb::DemoCommand(command) => command.run(),

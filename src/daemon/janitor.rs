@@ -16,8 +16,10 @@ const ROUND_AGAIN: Duration = Duration::from_secs(1);
 const ROUND_EVERY: Duration = Duration::from_mins(1);
 /// Ids compared in one statement.
 const SWEEP_IDS: i64 = 10_000;
-/// Statements of the sweep in one round, after the first round, which goes over the whole log.
-const SWEEP_STATEMENTS: usize = 10;
+/// Rounds in which the sweep goes over the whole log, after the first round, which does it at once.
+const SWEEP_ROUNDS: i64 = 60;
+/// So many times as long as a statement of the sweep takes it rests: what it looks for is rare, and the others need the CPU.
+const SWEEP_RESTS: u32 = 9;
 
 /// Keys that `trim_dedup` and `trim_consumed` forget in one statement.
 const KEYS_TOGETHER: u64 = 10_000;
@@ -26,7 +28,7 @@ type Failed = Box<dyn std::error::Error + Send + Sync>;
 
 /// Works until it is dropped.
 pub(super) async fn run(context: &Context, mut positions: watch::Receiver<Positions>) {
-    let mut sweep = Sweep { next: None, statements: usize::MAX };
+    let mut sweep = Sweep { next: None, statements: i64::MAX };
     let mut pause = ROUND_AGAIN;
     loop {
         let round = round(context, &mut positions, &mut sweep).await;
@@ -53,7 +55,8 @@ async fn round(context: &Context, positions: &mut watch::Receiver<Positions>, sw
 struct Sweep {
     /// The next id to compare; `None`: begin at the lowest.
     next: Option<i64>,
-    statements: usize,
+    /// Of the next round.
+    statements: i64,
 }
 
 impl Sweep {
@@ -64,7 +67,8 @@ impl Sweep {
         positions: &watch::Receiver<Positions>,
     ) -> Result<(), Failed> {
         let Some((lowest, highest)) = store.log_bounds().await? else { return Ok(()) };
-        let statements = std::mem::replace(&mut self.statements, SWEEP_STATEMENTS);
+        let later = (highest - lowest) / SWEEP_IDS / SWEEP_ROUNDS + 1;
+        let statements = std::mem::replace(&mut self.statements, later);
         for _ in 0..statements {
             let from = self.next.unwrap_or(lowest).max(lowest);
             let to = from.saturating_add(SWEEP_IDS);
@@ -79,8 +83,7 @@ impl Sweep {
             if self.next.is_none() {
                 break;
             }
-            // Half of the time at most, so that the first round does not take a core from those who work.
-            tokio::time::sleep(began.elapsed()).await;
+            tokio::time::sleep(began.elapsed() * SWEEP_RESTS).await;
         }
         Ok(())
     }

@@ -22,6 +22,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use self::context::{Context, HandlerSpec, Positions};
@@ -90,7 +91,23 @@ impl Daemon {
     ///
     /// # Errors
     /// If the database cannot be reached or is not set up at the start. Later it is tried again for ever.
+    ///
+    /// # Panics
+    /// If the daemon does, which would be a mistake in it.
     pub async fn run(self, stop: CancellationToken) -> Result<(), DaemonError> {
+        // On a worker of the runtime: whoever awaits this may be on the thread of `block_on`, and then every attempt that begins or
+        // ends would wake another thread, which took a quarter of the daemon's CPU time.
+        let mut task = JoinSet::new();
+        task.spawn(self.dispatch(stop));
+        match task.join_next().await {
+            Some(Ok(ended)) => ended,
+            Some(Err(error)) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            // The runtime ends, and takes everything with it.
+            Some(Err(_)) | None => Ok(()),
+        }
+    }
+
+    async fn dispatch(self, stop: CancellationToken) -> Result<(), DaemonError> {
         let Self { context, http, pool, native, handlers, configs } = self;
         let mut changed = configs.subscribe();
         let build = async {

@@ -2,16 +2,18 @@
 //! outcomes, and owns the tasks: when it is dropped they end, and what they hold (child processes, requests) ends with
 //! them.
 
-use std::collections::HashMap;
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::hash::Hash;
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
 use futures_util::future::{self, Either};
+use rustc_hash::FxHashMap;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::{oneshot, watch};
 use tokio::task::{AbortHandle, JoinSet};
@@ -48,13 +50,13 @@ pub(super) struct Runner<T> {
     news: UnboundedSender<News<T>>,
     tasks: JoinSet<(T, Outcome)>,
     /// Those whose outcome is still wanted.
-    wanted: HashMap<T, AbortHandle>,
+    wanted: FxHashMap<T, AbortHandle>,
 }
 
 impl<T: Copy + Eq + Hash + Send + Sync + 'static> Runner<T> {
     #[must_use]
     pub(super) fn new(news: UnboundedSender<News<T>>) -> Self {
-        Self { news, tasks: JoinSet::new(), wanted: HashMap::new() }
+        Self { news, tasks: JoinSet::new(), wanted: FxHashMap::default() }
     }
 
     /// Starts one attempt; `ticket` comes back with its outcome.
@@ -113,6 +115,7 @@ impl<T: Copy + Eq + Hash + Send + Sync + 'static> Runner<T> {
 struct Watch<'a, T> {
     ticket: T,
     limits: Limits,
+    began: Instant,
     said: watch::Receiver<Option<Heartbeat>>,
     news: &'a UnboundedSender<News<T>>,
 }
@@ -124,22 +127,31 @@ async fn run<T: Copy>(
     limits: Limits,
     news: &UnboundedSender<News<T>>,
 ) -> Outcome {
-    let watch = Watch { ticket, limits, said: attempt.heartbeats.listen(), news };
+    let began = Instant::now();
     // A handler may panic before it returns its future, too.
-    let handled = pin!(AssertUnwindSafe(async { handler.run(attempt).await }).catch_unwind());
-    // Unconstrained: a handler that always has something to do, such as a flood to read, must not use up the turns in
-    // which the time-out would be noticed.
-    let given_up = pin!(tokio::task::unconstrained(watch.until_given_up()));
-    match future::select(handled, given_up).await {
-        Either::Left((Ok(outcome), _)) => outcome,
-        Either::Left((Err(panic), _)) => {
+    let mut handled = pin!(AssertUnwindSafe(async { handler.run(attempt).await }).catch_unwind());
+    // What ends at once needs no deadline. The watch is in a box of its own, so that such an attempt does not pay for its size.
+    let ended = match poll_fn(|context| Poll::Ready(handled.as_mut().poll(context))).await {
+        Poll::Ready(ended) => Ok(ended),
+        Poll::Pending => {
+            let watch = Watch { ticket, limits, began, said: attempt.heartbeats.listen(), news };
+            // Unconstrained: a handler that always has something to do, such as a flood to read, must not use up the turns
+            // in which the time-out would be noticed.
+            let given_up = Box::pin(tokio::task::unconstrained(watch.until_given_up()));
+            match future::select(handled, given_up).await {
+                Either::Left((ended, _)) => Ok(ended),
+                Either::Right((error, _)) => Err(error),
+            }
+        }
+    };
+    match ended {
+        Ok(Ok(outcome)) => outcome,
+        Ok(Err(panic)) => {
             let text = panic.downcast_ref::<&str>().copied().map(str::to_owned);
             let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
             Outcome::Retry { after: None, failure: Failure::new(format!("the handler panicked: {text}")) }
         }
-        Either::Right((error, _)) => {
-            Outcome::Retry { after: None, failure: Failure::new(error).with_fault(Fault::Failing) }
-        }
+        Err(error) => Outcome::Retry { after: None, failure: Failure::new(error).with_fault(Fault::Failing) },
     }
 }
 
@@ -153,8 +165,7 @@ impl<T: Copy> Watch<'_, T> {
     }
 
     async fn deadline(&self) -> String {
-        let Limits { silence, in_all } = self.limits;
-        let began = Instant::now();
+        let Self { limits: Limits { silence, in_all }, began, .. } = *self;
         let end = began + in_all;
         let mut heard = began;
         loop {

@@ -170,7 +170,8 @@ impl Store {
 
     /// Which of these deliveries have been settled already.
     pub async fn settled_among(&self, events: &[i64], handlers: &[&str]) -> Result<HashSet<(EventId, String)>, Error> {
-        let rows = self.query(sql!("settled_among"), &[&events, &handlers]).await?;
+        let (lowest, highest) = (events.iter().min().copied(), events.iter().max().copied());
+        let rows = self.query(sql!("settled_among"), &[&events, &handlers, &lowest, &highest]).await?;
         Ok(rows.iter().map(|row| (EventId(row.get("event_id")), row.get("handler"))).collect())
     }
 

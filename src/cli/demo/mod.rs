@@ -14,17 +14,16 @@ mod stage;
 mod summary;
 mod teller;
 
-use std::convert::Infallible;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use self::screen::Screen;
 use self::stage::Stage;
 use super::output::print;
+use super::signals::Signals;
 use super::{Failure, Global};
 
 pub(super) use self::command::DemoCommand;
@@ -99,36 +98,5 @@ async fn start(stop: &CancellationToken, patience: impl Fn(&str)) -> Result<Opti
         stage = Stage::start() => stage.map(Some),
         () = stop.cancelled() => Ok(None),
         never = telling => never,
-    }
-}
-
-/// The signals that ask a process to end.
-struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
-    hangup: Signal,
-}
-
-impl Signals {
-    fn listen() -> Result<Self, Failure> {
-        let listen =
-            |kind| signal(kind).map_err(|error| Failure::internal(format!("signals cannot be received: {error}")));
-        Ok(Self {
-            interrupt: listen(SignalKind::interrupt())?,
-            terminate: listen(SignalKind::terminate())?,
-            hangup: listen(SignalKind::hangup())?,
-        })
-    }
-
-    /// Cancels `stop` at the first of them. Never ends: a second one must not end the process before all is removed.
-    async fn cancel(mut self, stop: &CancellationToken) -> Infallible {
-        loop {
-            tokio::select! {
-                _ = self.interrupt.recv() => {}
-                _ = self.terminate.recv() => {}
-                _ = self.hangup.recv() => {}
-            }
-            stop.cancel();
-        }
     }
 }

@@ -11,9 +11,11 @@ mod order;
 mod rate;
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use rustc_hash::FxHashMap;
 
 use self::delivery::{Delivery, Stage};
 pub use self::delivery::{EndedAttempt, Offer, Start, Step};
@@ -46,7 +48,7 @@ pub struct Lane {
     unbegun: usize,
     /// Who of a key goes; `None`: there is no order.
     keys: Option<Keys>,
-    deliveries: HashMap<Ticket, Delivery>,
+    deliveries: FxHashMap<Ticket, Delivery>,
     bytes: usize,
     next_ticket: u64,
     /// Attempts that run, and those of them that came from `outbox.open`.
@@ -80,7 +82,7 @@ impl Lane {
             config,
             queue: BTreeMap::new(),
             unbegun: 0,
-            deliveries: HashMap::new(),
+            deliveries: FxHashMap::default(),
             bytes: 0,
             next_ticket: 0,
             running: 0,
