@@ -32,12 +32,12 @@ TOO_SLOW = {"w4": {"gw-default", "procrastinate"}, "w4rr": {"gw-default", "procr
 
 def main():
     options = arguments()
+    if os.geteuid() != 0:
+        sys.exit("the peers need root: their server runs as another user, and CPU is counted by control groups")
     missing = [path for path in (options.harness / "bench.py", options.harness / "summary.py", options.harness / "setup.sh",
                                  PYTHON, SINK, HOME / "data/PG_VERSION") if not path.exists()]
     if missing:
         sys.exit(f"the peers are not set up: {missing[0]} is missing; run {options.harness}/setup.sh as root first")
-    if os.geteuid() != 0:
-        sys.exit("the peers need root: their server runs as another user, and CPU is counted by control groups")
     if pathlib.Path(sys.executable) != PYTHON:  # which has the driver for PostgreSQL
         os.execv(PYTHON, [str(PYTHON), __file__, *sys.argv[1:]])
     subprocess.run(["cargo", "build", "--release", "--locked", "--example", "peer_worker"], cwd=PACKAGE, check=True)
@@ -62,8 +62,7 @@ def main():
 
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("harness", type=pathlib.Path, nargs="?", default=os.environ.get("PEERS_HARNESS", "peers-harness"),
-                        help="the folder of the harness; default: $PEERS_HARNESS")
+    parser.add_argument("harness", type=pathlib.Path, help="the folder of the harness")
     words = lambda text: text.split(",")
     parser.add_argument("--workloads", type=words, default=[w for w in WORKLOADS if w not in ("w4rr", "w5")])
     parser.add_argument("--peers", type=words, default=PEERS)
