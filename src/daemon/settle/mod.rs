@@ -107,8 +107,11 @@ pub async fn run(
             Some(0) => break,
             Some(_) => {
                 gather(&mut requests, &mut waiting, gather_until).await;
+                let commits = waiting.iter().any(commits);
                 serve(store, &mut waiting, &mut outcomes, &replies, &observer).await?;
-                gather_until = Instant::now() + GATHER;
+                if commits {
+                    gather_until = Instant::now() + GATHER;
+                }
             }
         }
     }
@@ -184,6 +187,12 @@ async fn answer(store: &Store, request: Request, observer: &Observer) -> Result<
     })
 }
 
+/// Whether the disk is waited for. It is for a claim that finds something, but every bell asks for one that finds nothing:
+/// the outcome of the event that rang must not wait for company because of it.
+fn commits(request: &Request) -> bool {
+    !matches!(request, Request::Claim(_))
+}
+
 /// Lets a batch grow until this time. Only outcomes can wait, and nobody waits for them: a handler's slot is free when its
 /// attempt has ended, not when that is written.
 async fn gather(requests: &mut UnboundedReceiver<Request>, waiting: &mut Vec<Request>, until: Instant) {
@@ -204,4 +213,16 @@ async fn wait(observer: &Observer, error: &Error, pause: Duration) -> Duration {
     observer.tell(&Observation::Hiccup { doing: "writing on the leader's session", error: error.to_string() });
     tokio::time::sleep(pause).await;
     (pause * 2).min(AGAIN_MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_claim_that_a_bell_asks_for_lets_no_outcome_wait() {
+        assert!(!commits(&Request::Claim(vec![(Arc::from("greet"), 8)])));
+        assert!(commits(&Request::Checkpoint(Vec::new())));
+        assert!(commits(&Request::Ring));
+    }
 }
