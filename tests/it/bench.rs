@@ -3,7 +3,7 @@
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::harness::{Database, Folder, outboxd, outboxd_output, text, until};
+use crate::harness::{Database, Folder, outboxd_output, text, until, url};
 
 /// The figures of one run, by their names.
 fn figures(run: &Value) -> Vec<(String, f64)> {
@@ -14,16 +14,25 @@ fn figures(run: &Value) -> Vec<(String, f64)> {
 #[tokio::test]
 async fn every_quick_scenario_measures_on_a_server_of_its_own_and_removes_it() {
     let folder = Folder::new();
-    let arguments = ["bench", "drain", "fanout", "enqueue", "latency", "steady", "held-xmin", "http", "backlog", "restart"];
+    let arguments = ["drain", "fanout", "enqueue", "latency", "steady", "held-xmin", "http", "backlog", "restart"];
     let small = ["--events", "1000", "--seconds", "1", "--json"];
-    let mut bench = outboxd(None, &[&arguments[..], &small].concat());
-    let output = bench.env("TMPDIR", folder.path()).output().await.unwrap();
+    let output = folder.outboxd("bench", &[&arguments[..], &small].concat()).output().await.unwrap();
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert!(output.status.success(), "{stderr}");
     let runs: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
     let names: Vec<&str> = runs.iter().map(|run| run["scenario"].as_str().unwrap()).collect();
     let expected = [
-        "drain", "fanout", "enqueue", "enqueue", "latency", "steady", "steady", "held-xmin", "http", "backlog", "restart",
+        "drain",
+        "fanout",
+        "enqueue",
+        "enqueue",
+        "latency",
+        "steady",
+        "steady",
+        "held-xmin",
+        "http",
+        "backlog",
+        "restart",
     ];
     assert_eq!(names, expected);
     for run in &runs {
@@ -39,14 +48,14 @@ async fn every_quick_scenario_measures_on_a_server_of_its_own_and_removes_it() {
 #[tokio::test]
 async fn a_named_database_must_not_be_in_use_and_is_left_as_it_was() {
     let used = Database::new().await;
-    let output = outboxd_output(None, &["bench", "drain", "--database-url", &used.url()]).await;
+    let output = outboxd_output(None, &["bench", "drain", "--database-url", &url(&used)]).await;
     assert_eq!(output.status.code(), Some(78));
     assert!(String::from_utf8_lossy(&output.stderr).contains("has a schema outbox already"));
     let session = used.session().await;
     assert_eq!(text(&session, "SELECT count(*)::text FROM outbox.event").await, "0");
 
     let empty = Database::empty().await;
-    let drain = ["bench", "drain", "--events", "1000", "--database-url", &empty.url()];
+    let drain = ["bench", "drain", "--events", "1000", "--database-url", &url(&empty)];
     let output = outboxd_output(None, &drain).await;
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let table = String::from_utf8(output.stdout).unwrap();
@@ -59,9 +68,8 @@ async fn a_named_database_must_not_be_in_use_and_is_left_as_it_was() {
 async fn a_bench_that_is_stopped_removes_everything() {
     let folder = Folder::new();
     let empty = Database::empty().await;
-    for arguments in [&["bench", "idle"][..], &["bench", "held-xmin", "--database-url", &empty.url()]] {
-        let mut bench = outboxd(None, arguments);
-        let mut child = bench.env("TMPDIR", folder.path()).spawn().unwrap();
+    for arguments in [&["idle"][..], &["held-xmin", "--database-url", &url(&empty)]] {
+        let mut child = folder.outboxd("bench", arguments).spawn().unwrap();
         let pid = Pid::from_raw(i32::try_from(child.id().unwrap()).unwrap()).unwrap();
         folder_or_schema(&folder, &empty).await;
         kill_process(pid, Signal::INT).unwrap();

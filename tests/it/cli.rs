@@ -64,7 +64,7 @@ async fn the_help_of_every_verb_is_the_one_that_was_reviewed() {
     let mut all = String::new();
     let verbs = [
         "run", "migrate", "check", "status", "events", "show", "retry", "redrive", "discard", "cancel", "pause",
-        "resume", "forget",
+        "resume", "forget", "bench",
     ];
     for verb in std::iter::once(&[][..]).chain(verbs.iter().map(std::slice::from_ref)) {
         for help in if verb.is_empty() { &["--help", "-h"][..] } else { &["--help"] } {

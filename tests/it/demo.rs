@@ -1,62 +1,12 @@
 //! The demo shows what is true, and leaves nothing behind however it ends.
 
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 
-use crate::harness::{outboxd, until};
-
-/// A temporary folder for one demo.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new() -> Self {
-        static COUNT: AtomicU32 = AtomicU32::new(1);
-        let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let path = std::env::temp_dir().join(format!("outboxd-demo-{}-{number}", std::process::id()));
-        std::fs::create_dir(&path).unwrap();
-        // As /tmp: under root the server runs as somebody else, who must be able to enter and to remove what is his.
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o1777)).unwrap();
-        Self(path)
-    }
-
-    fn demo(&self, arguments: &[&str]) -> Command {
-        let mut command = outboxd(None, &[&["demo"], arguments].concat());
-        command.env("TMPDIR", &self.0);
-        command
-    }
-
-    fn is_empty(&self) -> bool {
-        std::fs::read_dir(&self.0).unwrap().next().is_none()
-    }
-
-    /// Neither a file nor a process that has the folder in its arguments, as the server and its guard do.
-    async fn nothing_is_left(&self) {
-        assert!(self.is_empty(), "files are left in {}", self.0.display());
-        self.nothing_runs().await;
-    }
-
-    async fn nothing_runs(&self) {
-        let folder = self.0.to_str().unwrap();
-        until("no process is left", async || {
-            let output = Command::new("ps").args(["-eww", "-o", "stat=,args="]).output().await.unwrap();
-            let list = String::from_utf8_lossy(&output.stdout).into_owned();
-            !list.lines().any(|line| line.contains(folder) && !line.starts_with('Z'))
-        })
-        .await;
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
+use crate::harness::{Folder, outboxd};
 
 /// A live demo.
 struct Live {
@@ -66,7 +16,7 @@ struct Live {
 
 impl Live {
     fn start(folder: &Folder) -> Self {
-        let mut child = folder.demo(&[]).stdout(Stdio::piped()).spawn().unwrap();
+        let mut child = folder.outboxd("demo", &[]).stdout(Stdio::piped()).spawn().unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
         Self { child, lines }
     }
@@ -93,7 +43,7 @@ impl Live {
 #[tokio::test]
 async fn demo_once_succeeds_and_leaves_nothing_behind() {
     let folder = Folder::new();
-    let output = folder.demo(&["--once"]).output().await.unwrap();
+    let output = folder.outboxd("demo", &["--once"]).output().await.unwrap();
     let (text, error) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{text}{error}");
     assert!(!text.contains("problem") && error.is_empty(), "{text}{error}");
@@ -103,7 +53,7 @@ async fn demo_once_succeeds_and_leaves_nothing_behind() {
 #[tokio::test]
 async fn demo_once_tells_programs_the_same() {
     let folder = Folder::new();
-    let output = folder.demo(&["--once", "--json"]).output().await.unwrap();
+    let output = folder.outboxd("demo", &["--once", "--json"]).output().await.unwrap();
     let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!((&report["ok"], &report["events"]), (&true.into(), &60.into()), "{report}");
     let handlers = report["handlers"].as_array().unwrap();
@@ -119,7 +69,7 @@ async fn demo_once_tells_programs_the_same() {
 async fn demo_without_postgresql_says_in_one_line_what_to_install() {
     let folder = Folder::new();
     // Named, it is the only place that is looked at, whatever this machine has elsewhere.
-    let output = folder.demo(&["--once"]).env("OUTBOXD_PG_BIN", &folder.0).output().await.unwrap();
+    let output = folder.outboxd("demo", &["--once"]).env("OUTBOXD_PG_BIN", folder.path()).output().await.unwrap();
     let error = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(69), "{error}");
     assert!(error.lines().count() == 1 && error.contains("apt-get install postgresql"), "{error}");
@@ -130,7 +80,7 @@ async fn demo_without_postgresql_says_in_one_line_what_to_install() {
 #[tokio::test]
 async fn demo_refuses_a_database_of_yours() {
     let folder = Folder::new();
-    let output = folder.demo(&["--database-url", "postgres:///app"]).output().await.unwrap();
+    let output = folder.outboxd("demo", &["--database-url", "postgres:///app"]).output().await.unwrap();
     assert_eq!(output.status.code(), Some(2));
 }
 

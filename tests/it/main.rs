@@ -4,6 +4,7 @@
 #![allow(clippy::needless_raw_string_hashes, reason = "expect-test writes its snapshots like this")]
 
 mod bell;
+mod bench;
 mod bounds;
 mod calm;
 mod cli;
