@@ -107,9 +107,12 @@ impl Observation {
     fn log(&self) {
         match self {
             Self::Done { .. } | Self::PageRead { .. } | Self::Asleep | Self::Awake | Self::Woken => self.log_traffic(),
-            Self::Retrying { .. } | Self::Snoozed { .. } | Self::Dead { .. } | Self::Expired { .. } => {
-                self.log_delivery();
-            }
+            Self::Retrying { .. }
+            | Self::Snoozed { .. }
+            | Self::Waiting { .. }
+            | Self::Dead { .. }
+            | Self::Cancelled { .. }
+            | Self::Expired { .. } => self.log_delivery(),
             _ => self.log_daemon(),
         }
     }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::super::lane::{EndedAttempt, Start, Step};
 use super::super::settle::Request;
-use super::super::write::{Fate, LaneId, Ticket};
+use super::super::write::{Ended, Fate, LaneId, Ticket};
 use super::gate::verdict;
 use super::{PULSE_EVERY, Term};
 use crate::event::{Attempt, EventId, Heartbeats};
@@ -19,7 +19,13 @@ impl Term<'_> {
         for step in steps {
             match step {
                 Step::Start(start) => self.start_attempt(start),
-                Step::Write(write) => self.request(Request::Write(write)),
+                Step::Write(write) => {
+                    if matches!(write.ended, Ended::Expired) {
+                        let (event, handler) = (write.event, Arc::clone(&write.handler));
+                        self.context.observer.tell(&Observation::Expired { event, handler });
+                    }
+                    self.request(Request::Write(write));
+                }
             }
         }
     }
