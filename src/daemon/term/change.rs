@@ -35,7 +35,8 @@ impl Term<'_> {
             let made = || if *broken { Breaker::open(now) } else { Breaker::new() };
             self.hosts.entry(Arc::clone(host)).or_insert_with(made);
         }
-        self.slots.insert(id, Slot { spec, lane, gate, leaving: false, stored: checkpoint.clone() });
+        let series = self.context.metrics.handler(&spec.name);
+        self.slots.insert(id, Slot { spec, lane, gate, leaving: false, stored: checkpoint.clone(), series });
         self.routes.clear();
         id
     }
@@ -56,6 +57,8 @@ impl Term<'_> {
                     slot.lane.configure(spec.delivery.clone(), now);
                     slot.gate.configure(spec.delivery.breaker);
                     slot.spec = spec.clone();
+                    // It may have left the configuration and come back before this was noticed.
+                    slot.series = self.context.metrics.handler(&spec.name);
                 }
             }
             let hosts = specs.iter().filter_map(|spec| spec.host.clone());

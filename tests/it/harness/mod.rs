@@ -7,6 +7,7 @@ mod facts;
 mod gate;
 mod process;
 pub(crate) mod proxy;
+mod scrape;
 mod server;
 #[cfg(target_os = "linux")]
 mod shim;
@@ -23,6 +24,7 @@ pub(crate) use daemon::{Running, daemon};
 pub(crate) use facts::{deliveries, done, publish, publish_many, ring, text, texts};
 pub(crate) use gate::{Gate, lives};
 pub(crate) use process::{ConfigFile, Process, outboxd, outboxd_output, url};
+pub(crate) use scrape::{Scrape, get, scrape};
 pub(crate) use server::{Programs, Server};
 #[cfg(target_os = "linux")]
 pub(crate) use shim::Shim;
