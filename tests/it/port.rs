@@ -108,7 +108,7 @@ async fn what_happens_is_counted_once() {
     session.client.batch_execute(expired).await.unwrap();
     running.observed("it is paused", |o| matches!(o, Observation::Paused { .. })).await;
     shows(address, "it says so", |scrape| scrape.of_handler("outboxd_paused", "paused") == 1).await;
-    assert_eq!(text(&session, "SELECT outbox.resume('paused')").await, "true");
+    until("that is written", async || text(&session, "SELECT outbox.resume('paused')").await == "true").await;
     shows(address, "it runs", |scrape| scrape.of_handler("outboxd_in_flight", "cancelled") == 1).await;
     let cancel = "SELECT outbox.cancel(id, 'cancelled') FROM outbox.event WHERE topic = 'cancelled'";
     assert_eq!(text(&session, cancel).await, "true");
