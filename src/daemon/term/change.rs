@@ -32,7 +32,7 @@ impl Term<'_> {
         let gate = Gate::new(spec.delivery.breaker, *broken, *pause, now);
         if let Some(host) = &spec.host {
             // Which of the two was open is not known; a probe finds out about both.
-            let made = || if *broken { Breaker::open(now) } else { Breaker::new() };
+            let made = || if *broken && spec.delivery.breaker { Breaker::open(now) } else { Breaker::new() };
             self.hosts.entry(Arc::clone(host)).or_insert_with(made);
         }
         let series = self.context.metrics.handler(&spec.name);
@@ -85,6 +85,7 @@ impl Term<'_> {
             }
         }
         self.routes.clear();
+        self.tell_gates();
         self.dirty = true;
         self.bell.ring(now);
         self.context.observer.tell(&Observation::Reloaded { handlers: specs.len() });

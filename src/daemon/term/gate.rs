@@ -178,6 +178,15 @@ impl Term<'_> {
         self.context.health.waits_for_an_answer(self.may_be_deposed(now));
     }
 
+    /// Tells of breakers that another configuration has opened or closed: it takes a handler's breaker away, or names another host.
+    pub(super) fn tell_gates(&mut self) {
+        let stay = self.slots.iter().filter(|(_, slot)| !slot.leaving);
+        let ids: Vec<LaneId> = stay.map(|(&id, _)| id).collect();
+        for id in ids {
+            self.tell_gate(id, None);
+        }
+    }
+
     /// Tells that a handler's breakers have opened or closed, if that is news.
     fn tell_gate(&mut self, id: LaneId, error: Option<&str>) {
         let Some(slot) = self.slots.get(&id) else { return };

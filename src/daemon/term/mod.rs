@@ -233,6 +233,7 @@ impl Term<'_> {
             }
         }
         self.tail = Tail::new(&positions, self.earlier.snapshot.clone());
+        self.tell_gates();
     }
 
     async fn run(&mut self, ears: &mut Ears<'_>, lost: impl Future<Output = String>) -> End {
