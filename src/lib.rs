@@ -25,6 +25,7 @@
 //!
 //! * [`topic`], [`event`], [`snapshot`], [`outcome`]: the nouns, and what an outcome means.
 //! * [`observe`]: every fact worth telling.
+//! * [`metrics`]: what is counted.
 //! * [`config`]: what the daemon is to do.
 //! * [`postgres`]: connections, the schema, a throwaway server.
 //! * [`store`]: one method per statement in `sql/`.
@@ -38,6 +39,7 @@ pub mod config;
 pub mod daemon;
 pub mod event;
 pub mod handler;
+pub mod metrics;
 pub mod observe;
 pub mod outcome;
 pub mod postgres;

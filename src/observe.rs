@@ -1,5 +1,7 @@
-//! Every fact worth telling, once. An [`Observation`] becomes a log line, and a signal for whoever watches (tests do).
+//! Every fact worth telling, once. An [`Observation`] becomes a log line, a count ([`crate::metrics`]), and a
+//! signal for whoever watches (tests do).
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +12,8 @@ use crate::event::EventId;
 /// Something that happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Observation {
+    /// The daemon's own port is open.
+    Listening { address: SocketAddr },
     /// This daemon dispatches now.
     Leading,
     /// Another session leads; this daemon waits for its place.
@@ -43,8 +47,8 @@ pub enum Observation {
     SweepFound { deliveries: i64 },
     /// An attempt ended and its delivery is done.
     Done { event: EventId, handler: Arc<str>, attempt: u32, ran: Duration },
-    /// An attempt failed; the delivery runs again.
-    Retrying { event: EventId, handler: Arc<str>, attempt: u32, after: Duration, error: String },
+    /// An attempt failed; the delivery runs again. `outcome` is the attempt's in `outbox.attempt`.
+    Retrying { event: EventId, handler: Arc<str>, attempt: u32, outcome: &'static str, after: Duration, error: String },
     /// An attempt asked to be run again later.
     Snoozed { event: EventId, handler: Arc<str>, attempt: u32, after: Duration },
     /// An attempt ended, and its answer comes later.
@@ -65,6 +69,8 @@ pub enum Observation {
     Expired { event: EventId, handler: Arc<str> },
     /// An outcome was refused: the delivery had been finished or taken away by somebody else.
     Refused { event: EventId, handler: Arc<str>, attempt: u32 },
+    /// The states of so many deliveries were written together.
+    Written { deliveries: usize },
     /// A state could not be written.
     Unwritable { event: EventId, handler: Arc<str>, error: String },
     /// The configuration was read again.
@@ -95,6 +101,18 @@ impl Observer {
         Self { watcher: Some(Arc::new(watcher)) }
     }
 
+    /// Calls `watcher` too, before the one there is.
+    #[must_use]
+    pub fn and(self, watcher: impl Fn(&Observation) + Send + Sync + 'static) -> Self {
+        match self.watcher {
+            None => Self::watching(watcher),
+            Some(other) => Self::watching(move |observation| {
+                watcher(observation);
+                other(observation);
+            }),
+        }
+    }
+
     pub fn tell(&self, observation: &Observation) {
         observation.log();
         if let Some(watcher) = &self.watcher {
@@ -106,10 +124,18 @@ impl Observer {
 impl Observation {
     fn log(&self) {
         match self {
-            Self::Done { .. } | Self::PageRead { .. } | Self::Asleep | Self::Awake | Self::Woken => self.log_traffic(),
-            Self::Retrying { .. } | Self::Snoozed { .. } | Self::Dead { .. } | Self::Expired { .. } => {
-                self.log_delivery();
-            }
+            Self::Done { .. }
+            | Self::PageRead { .. }
+            | Self::Written { .. }
+            | Self::Asleep
+            | Self::Awake
+            | Self::Woken => self.log_traffic(),
+            Self::Retrying { .. }
+            | Self::Snoozed { .. }
+            | Self::Waiting { .. }
+            | Self::Dead { .. }
+            | Self::Cancelled { .. }
+            | Self::Expired { .. } => self.log_delivery(),
             _ => self.log_daemon(),
         }
     }
@@ -121,6 +147,7 @@ impl Observation {
                 debug!(%event, %handler, attempt, ran_ms = ran.as_secs_f64() * 1e3, "done");
             }
             Self::PageRead { events } => debug!(events, "read the log"),
+            Self::Written { deliveries } => debug!(deliveries, "written"),
             Self::Asleep => debug!("asleep until the bell rings"),
             Self::Awake => debug!("awake; producers stay silent"),
             _ => debug!("the bell rang"),
@@ -129,7 +156,7 @@ impl Observation {
 
     fn log_delivery(&self) {
         match self {
-            Self::Retrying { event, handler, attempt, after, error } => {
+            Self::Retrying { event, handler, attempt, after, error, .. } => {
                 warn!(%event, %handler, attempt, after_ms = after.as_millis(), error, "attempt failed, will run again");
             }
             Self::Snoozed { event, handler, attempt, after } => {
@@ -149,6 +176,7 @@ impl Observation {
 
     fn log_daemon(&self) {
         match self {
+            Self::Listening { address } => info!(%address, "listening: /metrics, /healthz, /readyz"),
             Self::Leading => info!("leading: this daemon dispatches"),
             Self::StandingBy { leader } => info!(leader, "standing by: another daemon leads"),
             Self::Deposed { pid, silent } => {

@@ -3,33 +3,50 @@
 //! Everything here does nothing when the daemon was not started by systemd (no `NOTIFY_SOCKET`).
 
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use sd_notify::NotifyState;
 
-/// Feeds the watchdog from the loop that dispatches, never from a timer of its own: a loop that hangs is noticed.
+/// Feeds the watchdog from the loop that dispatches, never from a timer of its own: a loop that hangs is noticed. When the loop
+/// made progress last is known without systemd, too.
 #[derive(Debug)]
 pub struct Watchdog {
     /// Half of `WatchdogSec=`, as systemd advises; `None` without a watchdog.
     every: Option<Duration>,
     fed_at: Mutex<Instant>,
+    began: Instant,
+    /// When progress was made last, in milliseconds since then.
+    made: AtomicU64,
 }
 
 impl Watchdog {
     /// Takes the interval that systemd set for this process.
     #[must_use]
     pub fn from_env() -> Self {
-        Self { every: sd_notify::watchdog_enabled().map(|every| every / 2), fed_at: Mutex::new(Instant::now()) }
+        let (now, every) = (Instant::now(), sd_notify::watchdog_enabled().map(|every| every / 2));
+        Self { every, fed_at: Mutex::new(now), began: now, made: AtomicU64::new(0) }
     }
 
     /// The loop has made progress.
     pub fn made(&self, now: Instant) {
+        self.made.store(self.millis(now), Ordering::Relaxed);
         let Some(every) = self.every else { return };
         let mut fed_at = self.fed_at.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if now >= *fed_at + every {
             *fed_at = now;
             tell(&[NotifyState::Watchdog]);
         }
+    }
+
+    /// How long ago the loop made progress.
+    #[must_use]
+    pub fn idle(&self, now: Instant) -> Duration {
+        Duration::from_millis(self.millis(now).saturating_sub(self.made.load(Ordering::Relaxed)))
+    }
+
+    fn millis(&self, at: Instant) -> u64 {
+        u64::try_from(at.saturating_duration_since(self.began).as_millis()).unwrap_or(u64::MAX)
     }
 
     /// When the loop must have made progress again.

@@ -21,6 +21,7 @@ mod write;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,9 +34,13 @@ pub use error::{Error, Errors, LoadError};
 /// The largest file that is read.
 pub const FILE_BYTES_MAX: u64 = 1_048_576;
 
+/// Where the daemon's own port is if a file does not say it.
+pub const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 7474);
+
 /// Everything one daemon needs to know. See `systemd/outboxd.toml` for every key, its default and its limits.
 ///
-/// The default has no handlers.
+/// The default has no handlers, and no port of its own: a program that embeds the daemon opens one only if it wants to. A file
+/// that says nothing means [`DEFAULT_LISTEN`].
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Config {
     pub daemon: DaemonConfig,
@@ -58,6 +63,8 @@ pub struct DaemonConfig {
     pub once_window: Duration,
     /// Connections for SQL handlers.
     pub pool_size: usize,
+    /// Where `/metrics`, `/healthz` and `/readyz` are answered; `None` ("off"): nowhere. Port 0: the system chooses one.
+    pub listen: Option<SocketAddr>,
 }
 
 impl Default for DaemonConfig {
@@ -69,6 +76,7 @@ impl Default for DaemonConfig {
             dedup_window: Duration::from_hours(24),
             once_window: Duration::from_hours(30 * 24),
             pool_size: 8,
+            listen: None,
         }
     }
 }

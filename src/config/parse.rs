@@ -1,5 +1,6 @@
 //! The file as written becomes the file as meant.
 
+use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +10,7 @@ use toml::de::DeTable;
 use super::error::Errors;
 use super::reader::{Field, Reader, Table};
 use super::text::{Lines, quote};
-use super::{Config, DaemonConfig, HandlerConfig, Secret, delivery, keys, kind, syntax};
+use super::{Config, DEFAULT_LISTEN, DaemonConfig, HandlerConfig, Secret, delivery, keys, kind, syntax};
 
 const HANDLERS_MAX: usize = 500;
 const POLL_INTERVAL: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_hours(1);
@@ -38,10 +39,11 @@ fn root(reader: &mut Reader<'_>, document: &DeTable<'_>) -> Config {
     let root = Reader::root(document);
     reader.know(&root, keys::ROOT);
     let mut config = Config::default();
+    config.daemon.listen = Some(DEFAULT_LISTEN);
     if let Some(field) = reader.field(&root, "daemon")
         && let Some(table) = reader.table(&field, "write a table: [daemon]")
     {
-        config.daemon = daemon(reader, &table);
+        daemon(reader, &table, &mut config.daemon);
     }
     if let Some(field) = reader.field(&root, "database")
         && let Some(table) = reader.table(&field, "write a table: [database]")
@@ -66,9 +68,8 @@ fn database_url(reader: &mut Reader<'_>, table: &Table<'_>) -> Option<Secret> {
     Some(Secret::new(url))
 }
 
-fn daemon(reader: &mut Reader<'_>, table: &Table<'_>) -> DaemonConfig {
+fn daemon(reader: &mut Reader<'_>, table: &Table<'_>, daemon: &mut DaemonConfig) {
     reader.know(table, keys::DAEMON);
-    let mut daemon = DaemonConfig::default();
     if let Some(field) = reader.field(table, "poll_interval") {
         if field.is("off") {
             daemon.poll_interval = None;
@@ -82,7 +83,17 @@ fn daemon(reader: &mut Reader<'_>, table: &Table<'_>) -> DaemonConfig {
     if let Some(size) = reader.count(table, "pool_size") {
         daemon.pool_size = size.into();
     }
-    daemon
+    if let Some(field) = reader.field(table, "listen") {
+        daemon.listen = if field.is("off") { None } else { address(reader, &field) };
+    }
+}
+
+/// No names: one that means another machine tomorrow must not move the port.
+fn address(reader: &mut Reader<'_>, field: &Field<'_>) -> Option<SocketAddr> {
+    let rule = "write an address with a port such as \"127.0.0.1:7474\", or \"off\"";
+    let text = reader.string(field, rule)?;
+    let address = text.parse().ok();
+    address.or_else(|| reader.refused(field, format!("{} is not an address with a port; {rule}", quote(text))))
 }
 
 fn handlers(reader: &mut Reader<'_>, field: &Field<'_>, table: &Table<'_>) -> Vec<HandlerConfig> {

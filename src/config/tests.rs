@@ -50,10 +50,14 @@ fn uncommented() -> String {
 
 #[test]
 fn the_default_file_says_what_happens_without_it() {
-    assert_eq!(parse(DEFAULT_FILE).unwrap(), Config::default());
-    assert_eq!(parse("").unwrap(), Config::default());
+    let mut default = Config::default();
+    assert_eq!(default.daemon.listen, None, "a program opens no port that it was not told to");
+    default.daemon.listen = Some(DEFAULT_LISTEN);
+    assert_eq!(parse(DEFAULT_FILE).unwrap(), default);
+    assert_eq!(parse("").unwrap(), default);
+    assert_eq!(parse("[daemon]").unwrap(), default);
     let daemon = &toml::from_str::<toml::Table>(DEFAULT_FILE).unwrap()["daemon"];
-    let keys = ["dedup_window", "drain_timeout", "once_window", "poll_interval", "pool_size"];
+    let keys = ["dedup_window", "drain_timeout", "listen", "once_window", "poll_interval", "pool_size"];
     assert_eq!(daemon.as_table().unwrap().keys().collect::<Vec<_>>(), keys, "every key is there");
 }
 
@@ -138,7 +142,7 @@ command = ["", "a\u0000b"]
 "##,
         &expect![[r##"
             outboxd.toml:1: poll_interval: this key is unknown; known here: database, daemon, handler
-            outboxd.toml:3: daemon.poll_intervall: this key is unknown (did you mean `poll_interval`?); known here: poll_interval, drain_timeout, dedup_window, once_window, pool_size
+            outboxd.toml:3: daemon.poll_intervall: this key is unknown (did you mean `poll_interval`?); known here: poll_interval, drain_timeout, dedup_window, once_window, pool_size, listen
             outboxd.toml:4: daemon.poll_interval: "Off" is not a duration; write for example "500ms", "10s", "1h 30m" or "7d", or "off"
             outboxd.toml:5: daemon.drain_timeout: "2h" is out of range; write a duration from "0s" to "1h"
             outboxd.toml:6: daemon.dedup_window: "10 parsecs" is not a duration; write for example "500ms", "10s", "1h 30m" or "7d"
@@ -239,6 +243,22 @@ concurrency = 1_000_0
 }
 
 #[test]
+fn the_port_of_the_daemon_is_an_address() {
+    check(
+        "[daemon]\nlisten = \"localhost:7474\"",
+        &expect![[
+            r#"outboxd.toml:2: daemon.listen: "localhost:7474" is not an address with a port; write an address with a port such as "127.0.0.1:7474", or "off""#
+        ]],
+    );
+    check(
+        "[daemon]\nlisten = 7474",
+        &expect![[
+            r#"outboxd.toml:2: daemon.listen: 7474 is an integer; write an address with a port such as "127.0.0.1:7474", or "off""#
+        ]],
+    );
+}
+
+#[test]
 fn a_key_without_a_value_does_not_end_the_file() {
     let errors = parse("[daemon]\npool_size\n[handler.a]\nsql = \"f\"\n").unwrap_err();
     assert_eq!(errors.errors.iter().map(|error| error.line).collect::<Vec<_>>(), [2, 3, 4]);
@@ -270,6 +290,7 @@ fn special_values_are_understood() {
         [daemon]
         poll_interval = "off"
         pool_size = 0x10
+        listen = "[::1]:0"
         [handler.a]
         topics = ["x"]
         http.url = "https://example.com/a$$b?token=${TOKEN}"
@@ -281,6 +302,8 @@ fn special_values_are_understood() {
     .unwrap();
     assert_eq!(config.daemon.poll_interval, None);
     assert_eq!(config.daemon.pool_size, 16);
+    assert_eq!(config.daemon.listen, Some("[::1]:0".parse().unwrap()));
+    assert_eq!(parse("[daemon]\nlisten = \"off\"").unwrap().daemon.listen, None);
     let HandlerConfig { kind: Kind::Http(http), delivery, .. } = &config.handlers[0] else { panic!() };
     assert_eq!(http.url.as_str(), "https://example.com/a$b?token=hunter2");
     assert_eq!(http.secret.as_ref().unwrap().expose(), [0; 32]);
@@ -299,6 +322,7 @@ fn the_effective_configuration_is_toml_with_every_default() {
         dedup_window = "24h"
         once_window = "30d"
         pool_size = 8
+        listen = "127.0.0.1:7474"
 
         [handler.account]
         topics = ["account.*"]
@@ -396,7 +420,7 @@ fn a_file_is_loaded_with_its_limits_and_credentials() {
         std::fs::File::create(&path).unwrap().write_all(bytes).unwrap();
         path
     };
-    assert_eq!(Config::load(&write("good", DEFAULT_FILE.as_bytes())).unwrap(), Config::default());
+    assert_eq!(Config::load(&write("good", DEFAULT_FILE.as_bytes())).unwrap(), parse("").unwrap());
     // Cargo sets this variable for its tests.
     let from_env = Config::load(&write("env", b"[database]\nurl = \"${CARGO_PKG_NAME}\"\n")).unwrap();
     assert_eq!(from_env.daemon.database_url, Some(Secret::new("outboxd".to_owned())));

@@ -34,6 +34,8 @@ fn write_config(out: &mut String, config: &Config) -> fmt::Result {
     writeln!(out, "dedup_window = \"{}\"", duration::format(daemon.dedup_window))?;
     writeln!(out, "once_window = \"{}\"", duration::format(daemon.once_window))?;
     writeln!(out, "pool_size = {}", daemon.pool_size)?;
+    let listen = daemon.listen.map_or_else(|| "off".to_owned(), |address| address.to_string());
+    writeln!(out, "listen = \"{listen}\"")?;
     for handler in &config.handlers {
         write_handler(out, handler)?;
     }

@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use super::health::Health;
 use crate::config::{DaemonConfig, DeliveryConfig, OnDeadKey, Record, Start};
 use crate::handler::Handler;
+use crate::metrics::Metrics;
 use crate::observe::Observer;
 use crate::outcome::{Backoff, RetryPolicy};
 use crate::postgres::Target;
@@ -39,7 +41,9 @@ pub(super) struct Context {
     pub(super) target: Target,
     pub(super) daemon: DaemonConfig,
     pub(super) observer: Observer,
-    pub(super) progress: Watchdog,
+    pub(super) progress: Arc<Watchdog>,
+    pub(super) health: Arc<Health>,
+    pub(super) metrics: Arc<Metrics>,
     pub(super) handlers: Handlers,
 }
 

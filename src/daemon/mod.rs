@@ -6,9 +6,11 @@ pub mod beat;
 pub mod bell;
 pub mod breaker;
 mod context;
+mod health;
 mod janitor;
 pub mod lane;
 mod leader;
+mod port;
 mod read;
 mod runner;
 pub mod settle;
@@ -18,6 +20,7 @@ pub mod windows;
 pub mod write;
 
 use std::future::Future;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -26,7 +29,9 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use self::context::{Context, HandlerSpec, Positions};
+use self::health::Health;
 use self::leader::LeadError;
+use self::port::{Answers, Port};
 use self::term::End;
 use crate::config::{Config, DeliveryConfig, HandlerConfig, Kind};
 use crate::event::{Attempt, Event};
@@ -35,6 +40,7 @@ use crate::handler::http::HttpHandler;
 use crate::handler::native::{IntoOutcome, Native, OfEvent};
 use crate::handler::sql::SqlHandler;
 use crate::handler::{Handler, http};
+use crate::metrics::Metrics;
 use crate::observe::{Observation, Observer, chain};
 use crate::postgres::{ConnectError, Target};
 use crate::systemd::{self, Watchdog};
@@ -70,6 +76,10 @@ pub enum DaemonError {
     Http(#[source] reqwest::Error),
     #[error(transparent)]
     Connect(#[from] ConnectError),
+    #[error("cannot listen on {address}, as `listen` in [daemon] says")]
+    Listen { address: SocketAddr, source: std::io::Error },
+    #[error("the metrics could not be set up: {0}")]
+    Metrics(#[source] prometheus::Error),
     /// The database is not as the daemon needs it; trying again does not help.
     #[error("{0}")]
     Setup(String),
@@ -90,7 +100,8 @@ impl Daemon {
     /// Dispatches until `stop` is cancelled, then drains: what runs may end, for at most `drain_timeout`.
     ///
     /// # Errors
-    /// If the database cannot be reached or is not set up at the start. Later it is tried again for ever.
+    /// If the database cannot be reached or is not set up at the start, or the port is taken. Later the database is tried again
+    /// for ever.
     ///
     /// # Panics
     /// If the daemon does, which would be a mistake in it.
@@ -109,6 +120,10 @@ impl Daemon {
 
     async fn dispatch(self, stop: CancellationToken) -> Result<(), DaemonError> {
         let Self { context, http, pool, native, handlers, configs } = self;
+        let port = match context.daemon.listen {
+            Some(address) => Some(context.open_port(address).await?),
+            None => None,
+        };
         let mut changed = configs.subscribe();
         let build = async {
             while changed.changed().await.is_ok() {
@@ -119,6 +134,7 @@ impl Daemon {
                 }
                 match specs(&config.handlers, &native, &http, &pool) {
                     Ok(specs) => {
+                        context.metrics.keep(&names(&specs));
                         handlers.send_replace(specs);
                     }
                     Err(error) => {
@@ -127,10 +143,22 @@ impl Daemon {
                 }
             }
         };
-        tokio::select! {
+        let ended = tokio::select! {
             result = terms(&context, &stop) => result,
             () = build => std::future::pending().await,
+        };
+        if let Some(port) = port {
+            port.close().await;
         }
+        ended
+    }
+}
+
+impl Context {
+    async fn open_port(&self, address: SocketAddr) -> Result<Port, DaemonError> {
+        let answers = Answers { metrics: Arc::clone(&self.metrics), health: Arc::clone(&self.health) };
+        let opened = Port::open(address, answers, self.observer.clone()).await;
+        opened.map_err(|source| DaemonError::Listen { address, source })
     }
 }
 
@@ -230,6 +258,14 @@ impl DaemonBuilder {
         self
     }
 
+    /// Where the daemon answers `/metrics`, `/healthz` and `/readyz`, whatever the configuration says; so say it after
+    /// [`Self::config`]. Without either there is no port: a program must not open one by surprise.
+    #[must_use]
+    pub fn listen(mut self, address: Option<SocketAddr>) -> Self {
+        self.config.daemon.listen = address;
+        self
+    }
+
     /// Who else is told what happens.
     #[must_use]
     pub fn observer(mut self, observer: Observer) -> Self {
@@ -287,9 +323,22 @@ impl DaemonBuilder {
         let handlers = specs(&config.handlers, &native, &http, &pool)?;
         let (handlers, watched) = watch::channel(handlers);
         let daemon = config.daemon.clone();
-        let context = Context { target, daemon, observer, progress: Watchdog::from_env(), handlers: watched };
+        let metrics = Arc::new(Metrics::new().map_err(DaemonError::Metrics)?);
+        metrics.keep(&names(&watched.borrow()));
+        let progress = Arc::new(Watchdog::from_env());
+        let health = Arc::new(Health::new(Arc::clone(&progress)));
+        let (counts, notes) = (Arc::clone(&metrics), Arc::clone(&health));
+        let observer = observer.and(move |observation| {
+            counts.count(observation);
+            notes.note(observation);
+        });
+        let context = Context { target, daemon, observer, progress, health, metrics, handlers: watched };
         Ok(Daemon { context, http, pool, native, handlers, configs: watch::Sender::new(config) })
     }
+}
+
+fn names(specs: &[HandlerSpec]) -> Vec<Arc<str>> {
+    specs.iter().map(|spec| Arc::clone(&spec.name)).collect()
 }
 
 fn native_spec(name: String, delivery: DeliveryConfig, handler: Arc<dyn Handler>) -> HandlerSpec {

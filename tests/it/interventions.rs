@@ -83,7 +83,24 @@ async fn the_process_of_a_cancelled_command_is_killed() {
     let pid = gate.last_pid();
     assert_eq!(text(&session, &format!("SELECT outbox.cancel({event}, 'slow')")).await, "true");
     until("it is gone", async || !lives(pid)).await;
+    daemon.logged("cancelled while it ran event=1 handler=slow").await;
     assert_eq!(deliveries(&session, event).await[0].split('|').nth(1), Some("cancelled"));
+}
+
+#[tokio::test]
+async fn the_log_tells_of_what_waits_and_of_what_has_expired() {
+    let database = Database::new().await;
+    let session = database.session().await;
+    let file = ConfigFile::new(
+        "[handler.asks]\ntopics = [\"#\"]\ncommand = [\"/bin/echo\", '{\"outcome\": \"wait\", \"timeout\": \"1h\"}']\n",
+    );
+    let daemon = Process::run(&database, &file);
+    daemon.logged("leading").await;
+    let insert =
+        "SELECT outbox.publish('a', '{}'), outbox.publish('a', '{}', expires_at => now() - interval '1 second')";
+    session.client.batch_execute(insert).await.unwrap();
+    daemon.logged("waits for an answer event=1 handler=asks attempt=1 timeout_s=3600").await;
+    daemon.logged("expired before it ran event=2 handler=asks").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

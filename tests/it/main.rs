@@ -36,6 +36,7 @@ mod operate;
 mod ordered;
 mod outage;
 mod partitions;
+mod port;
 mod proxy;
 mod publish;
 mod queries;

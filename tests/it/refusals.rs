@@ -24,7 +24,7 @@ fn told(output: std::process::Output, database: Option<&Database>, config: Optio
 }
 
 async fn offline(config: &str) -> String {
-    let config = ConfigFile::new(config);
+    let config = ConfigFile::verbatim(config);
     let output = outboxd_output(None, &["check", "--offline", "--config", config.path()]).await;
     told(output, None, Some(&config))
 }
@@ -77,7 +77,7 @@ start = "tomorrow"
     .await;
     expect![[r##"
         78
-        outboxd: outboxd.toml:2: daemon.poll_intervall: this key is unknown (did you mean `poll_interval`?); known here: poll_interval, drain_timeout, dedup_window, once_window, pool_size
+        outboxd: outboxd.toml:2: daemon.poll_intervall: this key is unknown (did you mean `poll_interval`?); known here: poll_interval, drain_timeout, dedup_window, once_window, pool_size, listen
         outboxd.toml:3: daemon.drain_timeout: 30 is an integer; write a duration from "0s" to "1h"
         outboxd.toml:4: daemon.dedup_window: "1 fortnight" is not a duration; write for example "500ms", "10s", "1h 30m" or "7d"
         outboxd.toml:7: handler.mail.topics: a topic pattern is words separated by single dots, but word 2 of "user..registered" is empty
@@ -408,7 +408,7 @@ async fn check_tells_what_works_and_what_does_not() {
 
 #[tokio::test]
 async fn check_prints_the_configuration_with_its_defaults_and_without_its_secrets() {
-    let config = ConfigFile::new(
+    let config = ConfigFile::verbatim(
         "[database]\nurl = \"postgres://app:hunter2@localhost/app\"\n\
          [handler.mail]\ntopics = [\"user.*\"]\n\
          http = { url = \"https://example.com/hooks\", headers = { Authorization = \"Bearer hunter2\" } }\n\
@@ -426,6 +426,7 @@ async fn check_prints_the_configuration_with_its_defaults_and_without_its_secret
         dedup_window = "24h"
         once_window = "30d"
         pool_size = 8
+        listen = "127.0.0.1:7474"
 
         [handler.mail]
         topics = ["user.*"]

@@ -96,6 +96,25 @@ async fn a_bad_file_changes_nothing_and_is_told() {
 }
 
 #[tokio::test]
+async fn an_open_breaker_that_is_switched_off_is_closed_for_everybody() {
+    let (database, gate) = (Database::new().await, Gate::opened());
+    let session = database.session().await;
+    // Nobody listens there.
+    let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let web = format!("[handler.web]\ntopics = [\"a\"]\nhttp.url = \"http://{address}/\"\nretry.base = \"1ms\"\n");
+    let other = handler("other", &gate, "");
+    let config = ConfigFile::new(&[web.clone(), other.clone()].concat());
+    let daemon = Process::run(&database, &config);
+    daemon.logged("leading").await;
+    publish_many(&session, "a", 20).await;
+    let breaker = "SELECT breaker FROM outbox.handler WHERE name = 'web'";
+    until("it is open", async || text(&session, breaker).await == "open").await;
+    reload(&daemon, &config, &[web + "breaker = \"off\"\n", other]);
+    daemon.logged("configuration reloaded handlers=2").await;
+    until("it is closed", async || text(&session, breaker).await == "closed").await;
+}
+
+#[tokio::test]
 async fn settings_that_need_a_restart_are_told() {
     let (database, gate) = (Database::new().await, Gate::opened());
     let mail = handler("mail", &gate, "");

@@ -62,7 +62,7 @@ fn native(builder: DaemonBuilder, sleep: Duration, marks: Marks) -> Result<Daemo
 /// The HTTP handler, configured as a file would. It has no place for the marks, so they follow what the daemon tells.
 fn http(builder: DaemonBuilder, url: &str, marks: Marks) -> Result<DaemonBuilder, Box<dyn Error>> {
     let text = format!(
-        "[handler.bench]\ntopics = [\"bench\"]\nconcurrency = {}\nstart = \"beginning\"\nhttp = {{ url = \"{url}\" }}\n",
+        "[daemon]\nlisten = \"off\"\n[handler.bench]\ntopics = [\"bench\"]\nconcurrency = {}\nstart = \"beginning\"\nhttp = {{ url = \"{url}\" }}\n",
         concurrency()?
     );
     let observer = Observer::watching(move |observation| {

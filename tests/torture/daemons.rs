@@ -182,7 +182,9 @@ impl Daemon {
         let port = |handler: &Handler| self.ports.get(handler.name).copied().unwrap_or_default();
         let handlers = HANDLERS.iter().map(|handler| handler.config(port(handler), &name, &self.folder));
         let poll = &self.poll;
-        let head = format!("[daemon]\npoll_interval = \"{poll}\"\ndrain_timeout = \"6s\"\npool_size = 8\n\n");
+        let head = format!(
+            "[daemon]\npoll_interval = \"{poll}\"\ndrain_timeout = \"6s\"\npool_size = 8\nlisten = \"off\"\n\n"
+        );
         let config = self.folder.join(format!("{}.toml", self.name));
         std::fs::write(&config, head + &handlers.collect::<String>()).unwrap();
         let log = File::options().create(true).append(true).open(self.log_file()).unwrap();

@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::super::Failure;
 use super::clock;
-use super::part::say;
+use super::part::{posting, say};
 use crate::config::{Config, HttpConfig, Kind};
 use crate::event::{Attempt, Event, EventId, Heartbeats};
 use crate::handler::Handler as _;
@@ -110,9 +110,8 @@ pub(super) async fn listen(target: &Target, stop: &CancellationToken) -> Result<
 
 /// Posts to a web service what the daemon would, with its HTTP handler; says how long that took.
 pub(super) async fn post(url: &str, requests: u32, concurrency: usize) -> Result<(), Failure> {
-    let text = format!("[handler.bench]\ntopics = [\"bench.event\"]\nhttp = {{ url = {} }}\n", toml::Value::from(url));
-    let handler =
-        HttpHandler::new(&http_config(&text)?, http::client().map_err(|error| Failure::internal(error.to_string()))?);
+    let client = http::client().map_err(|error| Failure::internal(error.to_string()))?;
+    let handler = HttpHandler::new(&http_config(posting(url)?)?, client);
     let handler = &handler;
     let name: Arc<str> = "bench".into();
     let installation = Uuid::new_v4();
@@ -131,8 +130,7 @@ pub(super) async fn post(url: &str, requests: u32, concurrency: usize) -> Result
     Ok(())
 }
 
-fn http_config(text: &str) -> Result<HttpConfig, Failure> {
-    let config = Config::parse(text, "bench", &|_| None).map_err(|errors| Failure::internal(errors.to_string()))?;
+fn http_config(config: Config) -> Result<HttpConfig, Failure> {
     match config.handlers.into_iter().next().map(|handler| handler.kind) {
         Some(Kind::Http(kind)) => Ok(kind),
         _ => Err(Failure::internal("the bench's handler is not an HTTP handler")),

@@ -24,8 +24,10 @@ use crate::daemon::Daemon;
 use crate::event::Attempt;
 use crate::observe::{Observation, Observer};
 
-/// Attempts at the same time of a handler. A handler that does nothing needs not one of them; the peers have as many.
+/// Attempts at the same time of a handler that does nothing, or only waits.
 const CONCURRENCY: usize = 500;
+/// Requests at the same time.
+const REQUESTS_TOGETHER: usize = 50;
 /// How long a part may take to say something that it must say.
 const SAYS_MAX: Duration = Duration::from_mins(2);
 /// How long a part may take to end.
@@ -123,21 +125,25 @@ impl Role {
                 Ok(daemon.run(stop.clone()).await?)
             }
             Self::Posts { url } => {
-                let text = format!(
-                    "[handler.bench]\ntopics = [\"bench.event\"]\nhttp = {{ url = {} }}\nconcurrency = {CONCURRENCY}\nstart = \"beginning\"\n",
-                    toml::Value::from(url)
-                );
-                let config = Config::parse(&text, "bench", &|_| None);
-                let config = config.map_err(|errors| Failure::internal(errors.to_string()))?;
-                let builder = Daemon::builder().config(config).target(global.target()?);
+                let builder = Daemon::builder().config(posting(&url)?).target(global.target()?);
                 Ok(builder.observer(observer(rings)).build()?.run(stop.clone()).await?)
             }
             Self::DrainFloor { handlers } => floor::drain(&global.target()?, handlers, stop).await,
             Self::ListenFloor => floor::listen(&global.target()?, stop).await,
-            Self::PostFloor { url, requests } => floor::post(&url, requests, CONCURRENCY).await,
+            Self::PostFloor { url, requests } => floor::post(&url, requests, REQUESTS_TOGETHER).await,
             Self::Sink => sink::run(stop).await,
         }
     }
+}
+
+/// The configuration of a daemon that posts every event to this URL.
+pub(super) fn posting(url: &str) -> Result<Config, Failure> {
+    let url = toml::Value::from(url);
+    let text = format!(
+        "[daemon]\nlisten = \"off\"\n[handler.bench]\ntopics = [\"bench.event\"]\nhttp = {{ url = {url} }}\n\
+         concurrency = {REQUESTS_TOGETHER}\nstart = \"beginning\"\n"
+    );
+    Config::parse(&text, "bench", &|_| None).map_err(|errors| Failure::internal(errors.to_string()))
 }
 
 fn every_event() -> Result<crate::topic::Pattern, Failure> {

@@ -106,7 +106,7 @@ impl<'a> Teller<'a> {
     fn observed(&mut self, observation: Observation) {
         let (event, handler, attempt, how) = match observation {
             Observation::Done { event, handler, attempt, .. } => (event, handler, attempt, How::Done),
-            Observation::Retrying { event, handler, attempt, after, error } => {
+            Observation::Retrying { event, handler, attempt, after, error, .. } => {
                 (event, handler, attempt, How::Retrying { after, error })
             }
             Observation::Dead { event, handler, attempt, error } => (event, handler, attempt, How::Dead { error }),
@@ -115,6 +115,7 @@ impl<'a> Teller<'a> {
             }
             // The daemon's daily life, which the lines about the events show well enough.
             Observation::PageRead { .. }
+            | Observation::Written { .. }
             | Observation::Asleep
             | Observation::Awake
             | Observation::Woken

@@ -130,6 +130,7 @@ impl<'a> Outcomes<'a> {
 
     fn tell_written<'w>(&self, writes: impl Iterator<Item = &'w Write>) {
         let written: Vec<(Ticket, Fate)> = writes.map(|write| (write.ticket, write.ended.fate())).collect();
+        self.observer.tell(&Observation::Written { deliveries: written.len() });
         // Nobody listens any more when the term is over; then nobody needs the answer.
         let _ = self.replies.send(Reply::Written(written));
     }

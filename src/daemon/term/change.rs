@@ -32,10 +32,11 @@ impl Term<'_> {
         let gate = Gate::new(spec.delivery.breaker, *broken, *pause, now);
         if let Some(host) = &spec.host {
             // Which of the two was open is not known; a probe finds out about both.
-            let made = || if *broken { Breaker::open(now) } else { Breaker::new() };
+            let made = || if *broken && spec.delivery.breaker { Breaker::open(now) } else { Breaker::new() };
             self.hosts.entry(Arc::clone(host)).or_insert_with(made);
         }
-        self.slots.insert(id, Slot { spec, lane, gate, leaving: false, stored: checkpoint.clone() });
+        let series = self.context.metrics.handler(&spec.name);
+        self.slots.insert(id, Slot { spec, lane, gate, leaving: false, stored: checkpoint.clone(), series });
         self.routes.clear();
         id
     }
@@ -56,6 +57,8 @@ impl Term<'_> {
                     slot.lane.configure(spec.delivery.clone(), now);
                     slot.gate.configure(spec.delivery.breaker);
                     slot.spec = spec.clone();
+                    // It may have left the configuration and come back before this was noticed.
+                    slot.series = self.context.metrics.handler(&spec.name);
                 }
             }
             let hosts = specs.iter().filter_map(|spec| spec.host.clone());
@@ -82,6 +85,7 @@ impl Term<'_> {
             }
         }
         self.routes.clear();
+        self.tell_gates();
         self.dirty = true;
         self.bell.ring(now);
         self.context.observer.tell(&Observation::Reloaded { handlers: specs.len() });

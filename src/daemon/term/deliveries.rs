@@ -4,9 +4,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
+
 use super::super::lane::{EndedAttempt, Start, Step};
 use super::super::settle::Request;
-use super::super::write::{Fate, LaneId, Ticket};
+use super::super::write::{Ended, Fate, LaneId, Ticket};
 use super::gate::verdict;
 use super::{PULSE_EVERY, Term};
 use crate::event::{Attempt, EventId, Heartbeats};
@@ -19,7 +21,13 @@ impl Term<'_> {
         for step in steps {
             match step {
                 Step::Start(start) => self.start_attempt(start),
-                Step::Write(write) => self.request(Request::Write(write)),
+                Step::Write(write) => {
+                    if matches!(write.ended, Ended::Expired) {
+                        let (event, handler) = (write.event, Arc::clone(&write.handler));
+                        self.context.observer.tell(&Observation::Expired { event, handler });
+                    }
+                    self.request(Request::Write(write));
+                }
             }
         }
     }
@@ -34,6 +42,14 @@ impl Term<'_> {
             installation: self.installation,
             heartbeats: Heartbeats::default(),
         };
+        if let (1, Some(series)) = (start.attempt, &slot.series) {
+            // The clock is read once for all that begins together.
+            if self.clock.0 != start.began {
+                self.clock = (start.began, Timestamp::now().as_microsecond());
+            }
+            let queued = self.clock.1 - attempt.event.created_at.as_microsecond();
+            series.began(Duration::from_micros(queued.try_into().unwrap_or_default()));
+        }
         self.runner.start(start.ticket, Arc::clone(&slot.spec.handler), attempt, slot.lane.config().into());
         self.counts(start.ticket.lane, start.began);
     }
@@ -67,15 +83,20 @@ impl Term<'_> {
         let EndedAttempt { event, attempt, began, settlement } = ended;
         let handler = Arc::clone(&slot.spec.name);
         let ran = began.map_or(Duration::ZERO, |began| now - began);
+        if let (Some(series), Some(_)) = (&slot.series, began) {
+            series.ran(ran);
+        }
         self.context.observer.tell(&match settlement {
             Settlement::Done { .. } | Settlement::Committed => Observation::Done { event, handler, attempt, ran },
-            Settlement::Retry { after, failure, .. } => {
-                Observation::Retrying { event, handler, attempt, after, error: failure.error }
+            Settlement::Retry { after, failure, spent } => {
+                let outcome = if spent { "retry" } else { "unreachable" };
+                Observation::Retrying { event, handler, attempt, outcome, after, error: failure.error }
             }
             Settlement::Snooze { after } => Observation::Snoozed { event, handler, attempt, after },
             Settlement::Wait { timeout } => Observation::Waiting { event, handler, attempt, timeout },
             Settlement::Pause { failure } => {
-                Observation::Retrying { event, handler, attempt, after: Duration::ZERO, error: failure.error }
+                let (outcome, after) = ("paused", Duration::ZERO);
+                Observation::Retrying { event, handler, attempt, outcome, after, error: failure.error }
             }
             Settlement::Lost => Observation::Refused { event, handler, attempt },
             Settlement::Dead { failure } => Observation::Dead { event, handler, attempt, error: failure.error },

@@ -162,11 +162,35 @@ impl Term<'_> {
         self.slots.iter().filter(|(_, slot)| has(slot)).map(|(&id, _)| id).collect()
     }
 
+    /// Whether nothing but probes is sent to a handler's target: by its own breaker, or by that of its host.
+    fn is_broken(&self, slot: &Slot) -> bool {
+        slot.gate.breaker.as_ref().is_some_and(Breaker::is_open)
+            || self.host(slot).is_some_and(|(_, breaker)| breaker.is_open())
+    }
+
+    /// Shows what is so now, whatever has made it so.
+    pub(super) fn show(&self, now: Instant) {
+        for slot in self.slots.values() {
+            if let Some(series) = &slot.series {
+                series.show(slot.lane.running(), self.is_broken(slot), slot.gate.is_paused(now));
+            }
+        }
+        self.context.health.waits_for_an_answer(self.may_be_deposed(now));
+    }
+
+    /// Tells of breakers that another configuration has opened or closed: it takes a handler's breaker away, or names another host.
+    pub(super) fn tell_gates(&mut self) {
+        let stay = self.slots.iter().filter(|(_, slot)| !slot.leaving);
+        let ids: Vec<LaneId> = stay.map(|(&id, _)| id).collect();
+        for id in ids {
+            self.tell_gate(id, None);
+        }
+    }
+
     /// Tells that a handler's breakers have opened or closed, if that is news.
     fn tell_gate(&mut self, id: LaneId, error: Option<&str>) {
         let Some(slot) = self.slots.get(&id) else { return };
-        let open = slot.gate.breaker.as_ref().is_some_and(Breaker::is_open)
-            || self.host(slot).is_some_and(|(_, breaker)| breaker.is_open());
+        let open = self.is_broken(slot);
         let Some(slot) = self.slots.get_mut(&id).filter(|slot| slot.gate.told_open != open) else { return };
         slot.gate.told_open = open;
         let handler = Arc::clone(&slot.spec.name);

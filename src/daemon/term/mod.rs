@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::future::{BoxFuture, select_all};
+use jiff::Timestamp;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
@@ -35,6 +36,7 @@ use super::runner::Runner;
 use super::settle::{self, Reply, Request};
 use super::tail::Tail;
 use super::write::{LaneId, Ticket};
+use crate::metrics::Series;
 use crate::observe::Observation;
 use crate::outcome::Outcome;
 use crate::store::registry::{Beginning, Checkpoint};
@@ -87,6 +89,17 @@ struct Slot {
     leaving: bool,
     /// What was stored last.
     stored: Checkpoint,
+    /// What is counted of it; `None`: it has left the configuration.
+    series: Option<Arc<Series>>,
+}
+
+impl Drop for Slot {
+    /// A handler that no term runs has nothing in flight and no breaker.
+    fn drop(&mut self) {
+        if let Some(series) = &self.series {
+            series.show(0, false, false);
+        }
+    }
 }
 
 /// Something that happened.
@@ -141,6 +154,8 @@ struct Term<'a> {
     /// The next read of the log is the poll's, not the bell's.
     polled: bool,
     poll_at: Option<Instant>,
+    /// What the daemon's clock said at this moment, in microseconds.
+    clock: (Instant, i64),
     pulse_at: Instant,
     checkpoint_at: Instant,
     /// Something was read or settled since positions were stored last.
@@ -191,6 +206,7 @@ pub(super) async fn lead(
         doubts: Doubts::new(links.pids, now),
         polled: false,
         poll_at: context.daemon.poll_interval.map(|interval| now + interval),
+        clock: (now, Timestamp::now().as_microsecond()),
         pulse_at: now + PULSE_EVERY,
         checkpoint_at: now + CHECKPOINT_EVERY,
         dirty: true,
@@ -217,6 +233,7 @@ impl Term<'_> {
             }
         }
         self.tail = Tail::new(&positions, self.earlier.snapshot.clone());
+        self.tell_gates();
     }
 
     async fn run(&mut self, ears: &mut Ears<'_>, lost: impl Future<Output = String>) -> End {
@@ -325,6 +342,7 @@ impl Term<'_> {
             self.reload(now);
         }
         self.checkpoint(now, CHECKPOINT_EVERY);
+        self.show(now);
     }
 
     /// The settling task outlives every request but the last; when it has ended, the term hears of it by itself.

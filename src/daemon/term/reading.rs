@@ -74,6 +74,9 @@ impl Term<'_> {
                 }
             }
             Answer::Behind { page, settled, lane } => {
+                if !page.events.is_empty() {
+                    self.context.observer.tell(&Observation::PageRead { events: page.events.len() });
+                }
                 let cursor = page.cursor.clone();
                 self.offer(page, &settled, &[lane], now);
                 let (position, caught_up) = self.tail.read_behind(lane, cursor);

@@ -1,5 +1,6 @@
 //! A daemon in this process: what it observes can be waited for.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 
 use outboxd::{CancellationToken, Daemon, DaemonBuilder, Observation, Observer};
@@ -49,10 +50,19 @@ impl Running {
             drop(observations);
             told.more.notify_waiters();
         });
+        let builder = builder.listen(Some((Ipv4Addr::LOCALHOST, 0).into()));
         let daemon = builder.observer(observer).build().unwrap();
         let stop = CancellationToken::new();
         let task = tokio::spawn(daemon.run(stop.clone()));
         Self { stop, task, seen }
+    }
+
+    /// Where its own port is; the system has chosen it.
+    pub(crate) async fn address(&self) -> SocketAddr {
+        let listening =
+            |o: &Observation| if let Observation::Listening { address } = o { Some(*address) } else { None };
+        self.observed("listening", |o| listening(o).is_some()).await;
+        self.seen.observations.lock().unwrap().iter().find_map(listening).unwrap()
     }
 
     /// How many observations so far fit.

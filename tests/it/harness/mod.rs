@@ -8,6 +8,7 @@ mod folder;
 mod gate;
 mod process;
 pub(crate) mod proxy;
+mod scrape;
 mod server;
 #[cfg(target_os = "linux")]
 mod shim;
@@ -25,6 +26,7 @@ pub(crate) use facts::{deliveries, done, publish, publish_many, ring, text, text
 pub(crate) use folder::Folder;
 pub(crate) use gate::{Gate, lives};
 pub(crate) use process::{ConfigFile, Process, outboxd, outboxd_output, url};
+pub(crate) use scrape::{Scrape, get, scrape};
 pub(crate) use server::{Programs, Server};
 #[cfg(target_os = "linux")]
 pub(crate) use shim::Shim;

@@ -1,5 +1,6 @@
 //! The real binary, as a child process: signals, exit codes, log lines.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex};
@@ -33,8 +34,26 @@ pub(crate) async fn outboxd_output(database: Option<&Database>, arguments: &[&st
 /// A configuration file that goes with the test.
 pub(crate) struct ConfigFile(PathBuf);
 
+/// The text with a port that no other daemon has, if it names none. Its lines keep their numbers where they can.
+fn with_a_free_port(text: &str) -> String {
+    const PORT: &str = "[daemon]\nlisten = \"127.0.0.1:0\"\n";
+    if text.contains("listen = ") {
+        text.to_owned()
+    } else if text.contains("[daemon]\n") {
+        text.replacen("[daemon]\n", PORT, 1)
+    } else {
+        format!("{text}\n{PORT}")
+    }
+}
+
 impl ConfigFile {
+    /// For a daemon that runs beside others.
     pub(crate) fn new(text: &str) -> Self {
+        Self::verbatim(&with_a_free_port(text))
+    }
+
+    /// With this text and nothing else.
+    pub(crate) fn verbatim(text: &str) -> Self {
         static COUNT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(1);
         let number = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let path = std::env::temp_dir().join(format!("outboxd-test-{}-{number}.toml", std::process::id()));
@@ -44,7 +63,7 @@ impl ConfigFile {
 
     /// Replaces the text.
     pub(crate) fn write(&self, text: &str) {
-        std::fs::write(&self.0, text).unwrap();
+        std::fs::write(&self.0, with_a_free_port(text)).unwrap();
     }
 
     pub(crate) fn path(&self) -> &str {
@@ -108,6 +127,14 @@ impl Process {
             let count = self.log.lock().unwrap().iter().filter(|line| line.contains(text)).count();
             async move { count >= times }
         })
+    }
+
+    /// Where its own port is; the system has chosen it.
+    pub(crate) async fn address(&self) -> SocketAddr {
+        self.logged("listening: ").await;
+        let log = self.log();
+        let address = log.split_once("listening: ").and_then(|(_, rest)| rest.split_once("address=")).unwrap().1;
+        address.split_whitespace().next().unwrap().parse().unwrap()
     }
 
     /// The log so far.

@@ -1,0 +1,118 @@
+//! The daemon's own port: `/metrics`, `/healthz`, `/readyz`. It only reads, asks PostgreSQL nothing, and needs nothing of the
+//! loop that dispatches, so it answers when that hangs.
+//!
+//! A connection is for one request and lives for seconds, and there are only so many: a slow client costs nothing.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::IntoResponse;
+use axum::routing::get;
+use hyper::server::conn::http1;
+use hyper_util::rt::TokioIo;
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+
+use super::health::Health;
+use crate::metrics::{self, Metrics};
+use crate::observe::{Observation, Observer};
+
+/// More connections wait until one of these has ended.
+const CONNECTIONS_MAX: usize = 64;
+/// The longest a connection lives, whatever it sends or does not read.
+const CONNECTION_MAX: Duration = Duration::from_secs(10);
+/// The largest head of a request.
+const HEAD_BYTES_MAX: usize = 16 * 1024;
+/// After a connection could not be taken, for want of descriptors for example.
+const ACCEPT_AGAIN: Duration = Duration::from_secs(1);
+
+/// The open port. It ends with this value.
+pub(super) struct Port {
+    tasks: JoinSet<()>,
+}
+
+/// What the answers are made of.
+pub(super) struct Answers {
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) health: Arc<Health>,
+}
+
+impl Port {
+    /// Opens it; a port that is taken is an error, at once.
+    pub(super) async fn open(address: SocketAddr, answers: Answers, observer: Observer) -> std::io::Result<Self> {
+        let listener = TcpListener::bind(address).await?;
+        observer.tell(&Observation::Listening { address: listener.local_addr()? });
+        let router = Router::new()
+            .route("/metrics", get(all))
+            .route("/healthz", get(lives))
+            .route("/readyz", get(is_ready))
+            .with_state(Arc::new(answers));
+        let mut tasks = JoinSet::new();
+        tasks.spawn(serve(listener, router, observer));
+        Ok(Self { tasks })
+    }
+
+    /// Ends it and waits for that.
+    pub(super) async fn close(mut self) {
+        self.tasks.shutdown().await;
+    }
+}
+
+async fn serve(listener: TcpListener, router: Router, observer: Observer) {
+    let mut connections = JoinSet::new();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept(), if connections.len() < CONNECTIONS_MAX => accepted,
+            Some(_) = connections.join_next() => continue,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                connections.spawn(tokio::time::timeout(CONNECTION_MAX, one_request(stream, router.clone())));
+            }
+            Err(error) => {
+                let doing = "taking a connection on the daemon's own port";
+                observer.tell(&Observation::Hiccup { doing, error: error.to_string() });
+                tokio::time::sleep(ACCEPT_AGAIN).await;
+            }
+        }
+    }
+}
+
+async fn one_request(stream: TcpStream, router: Router) {
+    let service = TowerToHyperService::new(router);
+    let mut http = http1::Builder::new();
+    http.keep_alive(false).max_buf_size(HEAD_BYTES_MAX);
+    // What goes wrong is between the client and its own request.
+    let _ = http.serve_connection(TokioIo::new(stream), service).await;
+}
+
+async fn all(State(answers): State<Arc<Answers>>) -> impl IntoResponse {
+    match answers.metrics.text() {
+        Ok(text) => (StatusCode::OK, [(CONTENT_TYPE, metrics::CONTENT_TYPE)], text),
+        Err(error) => {
+            let plain = "text/plain; charset=utf-8";
+            (StatusCode::INTERNAL_SERVER_ERROR, [(CONTENT_TYPE, plain)], format!("{error}\n"))
+        }
+    }
+}
+
+async fn lives(State(answers): State<Arc<Answers>>) -> (StatusCode, String) {
+    line(answers.health.lives(Instant::now()))
+}
+
+async fn is_ready(State(answers): State<Arc<Answers>>) -> (StatusCode, String) {
+    line(answers.health.is_ready(Instant::now()))
+}
+
+fn line(answer: Result<&'static str, String>) -> (StatusCode, String) {
+    match answer {
+        Ok(text) => (StatusCode::OK, format!("{text}\n")),
+        Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),
+    }
+}
