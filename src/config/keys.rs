@@ -2,7 +2,8 @@
 
 pub(super) const ROOT: &[&str] = &["database", "daemon", "handler"];
 pub(super) const DATABASE: &[&str] = &["url"];
-pub(super) const DAEMON: &[&str] = &["poll_interval", "drain_timeout", "dedup_window", "once_window", "pool_size"];
+pub(super) const DAEMON: &[&str] =
+    &["poll_interval", "drain_timeout", "dedup_window", "once_window", "retention", "pool_size"];
 pub(super) const HANDLER: &[&str] = &[
     "topics",
     "http",

@@ -1,11 +1,12 @@
 //! The janitor: partitions ahead, old checkpoints and keys away, and the sweep that compares the log with what is
-//! settled. It works beside the leader on a session of its own, which it keeps only while it works.
+//! settled; what is old goes on the way. It works beside the leader on a session of its own, which it keeps only while it works.
 
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
 use super::context::{Context, Positions};
+use super::retention::{Retention, lasting};
 use crate::observe::Observation;
 use crate::store::Store;
 
@@ -16,8 +17,10 @@ const ROUND_AGAIN: Duration = Duration::from_secs(1);
 const ROUND_EVERY: Duration = Duration::from_mins(1);
 /// Ids compared in one statement.
 const SWEEP_IDS: i64 = 10_000;
-/// Statements of the sweep in one round, after the first round, which goes over the whole log.
+/// Statements of the sweep in one round, when it has gone over the whole log once.
 const SWEEP_STATEMENTS: usize = 10;
+/// Before that, a round sweeps for so long: partitions must be made meanwhile.
+const FIRST_SWEEP_MAX: Duration = Duration::from_secs(30);
 
 /// Keys that `trim_dedup` and `trim_consumed` forget in one statement.
 const KEYS_TOGETHER: u64 = 10_000;
@@ -26,10 +29,11 @@ type Failed = Box<dyn std::error::Error + Send + Sync>;
 
 /// Works until it is dropped.
 pub(super) async fn run(context: &Context, mut positions: watch::Receiver<Positions>) {
-    let mut sweep = Sweep { next: None, statements: usize::MAX };
+    let mut sweep = Sweep { next: 0, first: true };
+    let mut retention = Retention::new();
     let mut pause = ROUND_AGAIN;
     loop {
-        let round = round(context, &mut positions, &mut sweep).await;
+        let round = round(context, &mut positions, &mut sweep, &mut retention).await;
         if let Err(error) = round {
             context.observer.tell(&Observation::Hiccup { doing: "housekeeping", error: error.to_string() });
         }
@@ -38,22 +42,29 @@ pub(super) async fn run(context: &Context, mut positions: watch::Receiver<Positi
     }
 }
 
-async fn round(context: &Context, positions: &mut watch::Receiver<Positions>, sweep: &mut Sweep) -> Result<(), Failed> {
+async fn round(
+    context: &Context,
+    positions: &mut watch::Receiver<Positions>,
+    sweep: &mut Sweep,
+    retention: &mut Retention,
+) -> Result<(), Failed> {
     let store = Store::new(context.target.connect("janitor").await?);
-    store.add_partitions().await?;
+    store.add_partitions(lasting(context.daemon.retention)).await?;
     store.trim_position().await?;
     while store.trim_dedup().await? == KEYS_TOGETHER {}
     while store.trim_consumed().await? == KEYS_TOGETHER {}
+    retention.run(context, &store).await?;
     // Nothing can be compared before the leader has said how far each handler is.
     positions.wait_for(Option::is_some).await?;
-    sweep.run(context, &store, positions).await
+    sweep.run(context, &store, positions, retention).await
 }
 
 /// Where the sweep is.
 struct Sweep {
-    /// The next id to compare; `None`: begin at the lowest.
-    next: Option<i64>,
-    statements: usize,
+    /// The next id to compare.
+    next: i64,
+    /// It has not gone over the whole log yet.
+    first: bool,
 }
 
 impl Sweep {
@@ -62,11 +73,15 @@ impl Sweep {
         context: &Context,
         store: &Store,
         positions: &watch::Receiver<Positions>,
+        retention: &Retention,
     ) -> Result<(), Failed> {
-        let Some((lowest, highest)) = store.log_bounds().await? else { return Ok(()) };
-        let statements = std::mem::replace(&mut self.statements, SWEEP_STATEMENTS);
-        for _ in 0..statements {
-            let from = self.next.unwrap_or(lowest).max(lowest);
+        let started = Instant::now();
+        let mut statements = 0;
+        while if self.first { started.elapsed() < FIRST_SWEEP_MAX } else { statements < SWEEP_STATEMENTS } {
+            let Some(from) = store.next_in_log(self.next).await? else {
+                *self = Self { next: 0, first: false };
+                break;
+            };
             let to = from.saturating_add(SWEEP_IDS);
             let finished = positions.borrow().clone().unwrap_or_default();
             let began = Instant::now();
@@ -75,12 +90,11 @@ impl Sweep {
                 context.observer.tell(&Observation::SweepFound { deliveries });
                 store.ring().await?;
             }
-            self.next = (to <= highest).then_some(to);
-            if self.next.is_none() {
-                break;
-            }
             // Half of the time at most, so that the first round does not take a core from those who work.
             tokio::time::sleep(began.elapsed()).await;
+            retention.trim(context, store, from, to).await?;
+            self.next = to;
+            statements += 1;
         }
         Ok(())
     }

@@ -10,6 +10,7 @@ mod janitor;
 pub mod lane;
 mod leader;
 mod read;
+mod retention;
 mod runner;
 pub mod settle;
 pub mod tail;

@@ -76,15 +76,20 @@ fn handlers() -> impl Strategy<Value = HandlerConfig> {
 
 fn configs() -> impl Strategy<Value = Config> {
     let windows = (durations(1000, 31_622_400_000), durations(1000, 316_224_000_000));
-    let daemon = (prop::option::of(durations(100, 3_600_000)), durations(0, 3_600_000), windows, 1usize..=1000)
-        .prop_map(|(poll_interval, drain_timeout, (dedup_window, once_window), pool_size)| DaemonConfig {
-            database_url: None,
-            poll_interval,
-            drain_timeout,
-            dedup_window,
-            once_window,
-            pool_size,
-        });
+    let retention = prop::option::of(durations(1000, 316_224_000_000));
+    let daemon =
+        (prop::option::of(durations(100, 3_600_000)), durations(0, 3_600_000), windows, retention, 1usize..=1000)
+            .prop_map(|(poll_interval, drain_timeout, (dedup_window, once_window), retention, pool_size)| {
+                DaemonConfig {
+                    database_url: None,
+                    poll_interval,
+                    drain_timeout,
+                    dedup_window,
+                    once_window,
+                    retention,
+                    pool_size,
+                }
+            });
     (daemon, prop::collection::vec(handlers(), 0..4)).prop_map(|(daemon, mut handlers)| {
         handlers.sort_by(|a, b| a.name.cmp(&b.name));
         handlers.dedup_by(|a, b| a.name == b.name);
