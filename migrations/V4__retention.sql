@@ -126,7 +126,7 @@ EXCEPTION WHEN lock_not_available OR deadlock_detected THEN
 END
 $$;
 
--- Takes away, row by row, what has finished and is older than that among these ids, at most 1,000 events of them, and what is left
+-- Takes away, row by row, what has finished and is older than that among these ids, at most 500 events of them, and what is left
 -- of events that have gone: their outcomes, and the history of their attempts. Returns how many rows, null when a lock is in the way.
 CREATE FUNCTION outbox.trim_log(first_id bigint, next_id bigint, older interval) RETURNS bigint
 LANGUAGE plpgsql
@@ -157,7 +157,7 @@ BEGIN
                 AND NOT EXISTS (SELECT FROM outbox.open o WHERE o.event_id = e.id AND o.handler = h.name))
           -- and what has finished has done so long ago.
           AND NOT EXISTS (SELECT FROM outbox.done d WHERE d.event_id = e.id AND d.finished_at >= past)
-        ORDER BY e.id LIMIT 1000);
+        ORDER BY e.id LIMIT 500);
     WITH events AS (DELETE FROM outbox.event e WHERE e.id = ANY (gone))
     DELETE FROM outbox.done d WHERE d.event_id = ANY (gone);
     DELETE FROM outbox.done d USING (

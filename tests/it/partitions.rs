@@ -82,3 +82,41 @@ async fn partitions_can_be_made_beside_a_producer_that_has_not_committed() {
     transaction.commit().await.unwrap();
     assert_eq!(text(&session, "SELECT outbox.add_partitions()").await, "4");
 }
+
+#[tokio::test]
+async fn a_partition_is_as_large_as_the_rate_asks_for_and_grows_by_steps() {
+    let database = Database::new().await;
+    let session = database.session().await;
+    // One event in this second, and the ids of a burst given out since.
+    publish(&session, "a").await;
+    let give_out = |last: i64| format!("SELECT setval(pg_get_serial_sequence('outbox.event', 'id'), {last})");
+    let sizes = async || texts(&session, "SELECT next_id - first_id FROM outbox.partitions() ORDER BY first_id").await;
+    assert_eq!(sizes().await, ["1000000"; 5]);
+
+    // The rate is that of the last million ids: two a second are 172,800 in a day, and a partition has a million at least.
+    let pass = "UPDATE outbox.event SET created_at = now() - interval '500,000 seconds'";
+    session.client.batch_execute(&pass.replace(',', "")).await.unwrap();
+    text(&session, &give_out(1_000_000)).await;
+    assert_eq!(text(&session, "SELECT outbox.add_partitions(lasting => '1 day')").await, "1");
+    assert_eq!(sizes().await[5..], ["1000000"]);
+    // Twenty days of it are 3,456,000.
+    assert_eq!(text(&session, "SELECT outbox.add_partitions(5, '20 days')").await, "1");
+    assert_eq!(sizes().await[6..], ["4000000"]);
+
+    // A hundred a second would be 8,640,000 in a day; 10,000 are more than four times as many as the one before had.
+    let pass = "UPDATE outbox.event SET created_at = now() - interval '10000 seconds'";
+    session.client.batch_execute(pass).await.unwrap();
+    assert_eq!(text(&session, "SELECT outbox.add_partitions(6, '1 day')").await, "1");
+    assert_eq!(sizes().await[7..], ["9000000"]);
+    let pass = "UPDATE outbox.event SET created_at = now() - interval '100 seconds'";
+    session.client.batch_execute(pass).await.unwrap();
+    assert_eq!(text(&session, "SELECT outbox.add_partitions(9, '1 day')").await, "3");
+    assert_eq!(sizes().await[8..], ["36000000", "144000000", "576000000"]);
+    // A thousand of the smallest are the most; a clock that was set says nothing.
+    assert_eq!(text(&session, "SELECT outbox.add_partitions(10, '1000 days')").await, "1");
+    session.client.batch_execute("UPDATE outbox.event SET created_at = '2100-01-01'").await.unwrap();
+    assert_eq!(text(&session, "SELECT outbox.add_partitions(11, '1 day')").await, "1");
+    assert_eq!(sizes().await[11..], ["1000000000", "1000000"]);
+    let gaps = "SELECT count(*) FROM (SELECT first_id - lag(next_id) OVER (ORDER BY first_id) AS gap FROM outbox.partitions()) g WHERE gap <> 0";
+    assert_eq!(text(&session, gaps).await, "0");
+}

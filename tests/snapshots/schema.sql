@@ -827,7 +827,7 @@ BEGIN
                 AND NOT EXISTS (SELECT FROM outbox.open o WHERE o.event_id = e.id AND o.handler = h.name))
           -- and what has finished has done so long ago.
           AND NOT EXISTS (SELECT FROM outbox.done d WHERE d.event_id = e.id AND d.finished_at >= past)
-        ORDER BY e.id LIMIT 1000);
+        ORDER BY e.id LIMIT 500);
     WITH events AS (DELETE FROM outbox.event e WHERE e.id = ANY (gone))
     DELETE FROM outbox.done d WHERE d.event_id = ANY (gone);
     DELETE FROM outbox.done d USING (
