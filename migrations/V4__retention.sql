@@ -45,11 +45,15 @@ DECLARE
     newest timestamptz;
 BEGIN
     FOR first_id, next_id IN SELECT p.first_id, p.next_id FROM outbox.partitions() p WHERE p.next_id <= last ORDER BY 1 LOOP
-        event := to_regclass(format('outbox.event_p%s', first_id));
-        CONTINUE WHEN event IS NULL
-                   OR (pg_relation_size(event) = 0 AND pg_relation_size(to_regclass(format('outbox.done_p%s', first_id))) = 0);
-        EXECUTE format('SELECT created_at FROM %s ORDER BY id DESC LIMIT 1', event) INTO newest;
-        CONTINUE WHEN newest > clock_timestamp() - retention OR NOT outbox.is_past(event);
+        BEGIN
+            event := format('outbox.event_p%s', first_id)::regclass;
+            CONTINUE WHEN pg_relation_size(event) = 0 AND pg_relation_size(format('outbox.done_p%s', first_id)::regclass) = 0;
+            EXECUTE format('SELECT created_at FROM %s ORDER BY id DESC LIMIT 1', event) INTO newest;
+            CONTINUE WHEN newest > clock_timestamp() - retention OR NOT outbox.is_past(event);
+        EXCEPTION WHEN undefined_table THEN
+            -- Another daemon, which has lost the lead without knowing it, has dropped it.
+            CONTINUE;
+        END;
         RETURN NEXT;
     END LOOP;
 END
@@ -58,7 +62,7 @@ $$;
 -- Empties a partition of the log and that of outbox.done beside it, in one. `checked` is the snapshot in which everything in it was
 -- found finished and old. Whoever has written into it, or prepared to, holds a lock on it until the end of the transaction; so
 -- nothing is under way when it is ours. What was inserted after the check keeps it, and so does a handler that has come since and
--- begins before it. Returns whether it is empty now, null when somebody uses it.
+-- begins before it. Returns whether it has gone by this, null when somebody uses it.
 CREATE FUNCTION outbox.empty_partition(first_id bigint, checked pg_snapshot) RETURNS boolean
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
@@ -81,8 +85,12 @@ BEGIN
     END IF;
     EXECUTE format('TRUNCATE TABLE ONLY %s, ONLY %s', event, done);
     RETURN true;
-EXCEPTION WHEN lock_not_available OR deadlock_detected THEN
-    RETURN NULL;
+EXCEPTION
+    WHEN lock_not_available OR deadlock_detected THEN
+        RETURN NULL;
+    WHEN undefined_table THEN
+        -- Somebody else has emptied and dropped it.
+        RETURN false;
 END
 $$;
 
