@@ -19,7 +19,8 @@
 -- outbox.event and outbox.done are never updated: there is nothing to vacuum, and a transaction left open
 -- elsewhere cannot slow them down. Both are partitioned by event id, never by time: a long transaction may
 -- commit late. The daemon makes partitions ahead (outbox.add_partitions); the default partition takes what comes
--- when no daemon has run for a long time, so an INSERT never fails for lack of a partition.
+-- when no daemon has run for a long time, so an INSERT never fails for lack of a partition. What has finished and is old
+-- goes by whole partitions, events and outcomes together (V4__retention.sql).
 --
 -- Every table says with CHECKs which rows are impossible; the name of the constraint is the message.
 -- Needs PostgreSQL 13 (xid8, pg_current_xact_id). Apps need INSERT on outbox.event, nothing else.

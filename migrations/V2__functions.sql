@@ -106,20 +106,38 @@ BEGIN
 END
 $$;
 
--- Makes the partitions of outbox.event and outbox.done that lie ahead of the last id given out: at least `ahead` of
--- 1,000,000 ids each. Returns how many it made. CREATE TABLE and ATTACH, not CREATE ... PARTITION OF: that would lock
+-- The partitions of the log but for the default one: the ids from first_id to below next_id. Their tables are
+-- event_p<first_id> and done_p<first_id>.
+CREATE FUNCTION outbox.partitions(OUT first_id bigint, OUT next_id bigint) RETURNS SETOF record
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT bound[1]::bigint, bound[2]::bigint
+    FROM pg_inherits i
+    JOIN pg_class c ON c.oid = i.inhrelid
+    CROSS JOIN LATERAL regexp_match(pg_get_expr(c.relpartbound, c.oid), $re$FROM \('(\d+)'\) TO \('(\d+)'\)$re$) AS bound
+    WHERE i.inhparent = 'outbox.event'::regclass AND bound IS NOT NULL
+$$;
+
+-- Makes partitions of outbox.event and outbox.done, so that `ahead` of them lie above the last id given out. Returns how many it
+-- made. A partition has `smallest` ids, or as many as are given out in `lasting`: every partition costs every read of the log
+-- 15 µs. The rate is that of the last `smallest` ids, and one partition is four times as large as the one before at most, so that
+-- a burst does not make one for years. CREATE TABLE and ATTACH, not CREATE ... PARTITION OF: that would lock
 -- producers out. Where rows already went to a default partition, the next range begins above them. A lock that
 -- is not had within 100 ms is left for the next call: nobody waits behind this function.
-CREATE FUNCTION outbox.add_partitions(ahead integer DEFAULT 4) RETURNS integer
+CREATE FUNCTION outbox.add_partitions(
+    ahead integer DEFAULT 4, lasting interval DEFAULT '1 day', smallest bigint DEFAULT 1000000
+) RETURNS integer
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 SET lock_timeout = '100ms'
 AS $$
 DECLARE
-    size   CONSTANT bigint := 1000000;
     last   bigint := coalesce(pg_sequence_last_value(pg_get_serial_sequence('outbox.event', 'id')::regclass), 0);
     next   bigint;
-    target bigint := last / size + ahead;
+    size   bigint;
+    wanted double precision;
+    there  bigint;
     made   integer := 0;
     parent text;
     part   text;
@@ -128,22 +146,29 @@ BEGIN
     IF NOT pg_try_advisory_xact_lock(hashtextextended('outbox.add_partitions', 0)) THEN
         RETURN 0;
     END IF;
-    SELECT max(substring(c.relname FROM '^event_p(\d+)$')::bigint) + 1 INTO next
-    FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
-    WHERE i.inhparent = 'outbox.event'::regclass;
-    IF next IS NULL OR next * size <= last THEN
-        -- Ids up to `last` (and a page of them still on their way) may lie in the default partition.
-        next := CASE WHEN last = 0 THEN 0 ELSE (last + size / 10) / size + 1 END;
+    SELECT count(*) FILTER (WHERE p.first_id > last) INTO there FROM outbox.partitions() p;
+    IF there >= ahead THEN
+        RETURN 0;
     END IF;
-    WHILE next <= target LOOP
+    SELECT p.next_id, p.next_id - p.first_id INTO next, size FROM outbox.partitions() p ORDER BY p.next_id DESC LIMIT 1;
+    IF next IS NULL OR next <= last THEN
+        -- Ids up to `last` (and a page of them still on their way) may lie in the default partition.
+        next := CASE WHEN last = 0 THEN 0 ELSE ((last + smallest / 10) / smallest + 1) * smallest END;
+    END IF;
+    SELECT (last - e.id) / nullif(extract(epoch FROM clock_timestamp() - e.created_at)::double precision, 0) * extract(epoch FROM lasting)
+    INTO wanted
+    FROM outbox.event e WHERE e.id > last - smallest ORDER BY e.id LIMIT 1;
+    WHILE there < ahead LOOP
+        -- A whole number of the smallest ones, a thousand of them at most.
+        size := greatest(1, ceil(least(coalesce(wanted, 0) / smallest, 4 * coalesce(size, smallest) / smallest, 1000)))::bigint * smallest;
         FOREACH parent IN ARRAY ARRAY['event', 'done'] LOOP
             part := format('%s_p%s', parent, next);
             EXECUTE format('CREATE TABLE outbox.%I (LIKE outbox.%I INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING INDEXES)', part, parent);
-            EXECUTE format('ALTER TABLE outbox.%I ATTACH PARTITION outbox.%I FOR VALUES FROM (%s) TO (%s)',
-                           parent, part, next * size, (next + 1) * size);
+            EXECUTE format('ALTER TABLE outbox.%I ATTACH PARTITION outbox.%I FOR VALUES FROM (%s) TO (%s)', parent, part, next, next + size);
         END LOOP;
         made := made + 1;
-        next := next + 1;
+        there := there + (next > last)::integer;
+        next := next + size;
     END LOOP;
     RETURN made;
 EXCEPTION WHEN lock_not_available OR check_violation THEN

@@ -45,6 +45,8 @@ pub enum Observation {
     CaughtUp { handler: Arc<str> },
     /// The sweep found deliveries that the tail never saw.
     SweepFound { deliveries: i64 },
+    /// A part of the log, from this id to below that one, was old and finished, and has gone.
+    Retired { from: i64, below: i64 },
     /// An attempt ended and its delivery is done.
     Done { event: EventId, handler: Arc<str>, attempt: u32, ran: Duration },
     /// An attempt failed; the delivery runs again. `outcome` is the attempt's in `outbox.attempt`.
@@ -206,6 +208,7 @@ impl Observation {
             Self::FellBehind { handler } => debug!(%handler, "fell behind, reads for itself"),
             Self::CaughtUp { handler } => debug!(%handler, "caught up"),
             Self::SweepFound { deliveries } => warn!(deliveries, "the sweep found deliveries the tail never saw"),
+            Self::Retired { from, below } => info!(from, below, "old and finished: events and outcomes have gone"),
             Self::Refused { event, handler, attempt } => {
                 warn!(%event, %handler, attempt, "outcome refused: the delivery was settled by somebody else");
             }

@@ -3,7 +3,7 @@
 pub(super) const ROOT: &[&str] = &["database", "daemon", "handler"];
 pub(super) const DATABASE: &[&str] = &["url"];
 pub(super) const DAEMON: &[&str] =
-    &["poll_interval", "drain_timeout", "dedup_window", "once_window", "pool_size", "listen"];
+    &["poll_interval", "drain_timeout", "dedup_window", "once_window", "retention", "pool_size", "listen"];
 pub(super) const HANDLER: &[&str] = &[
     "topics",
     "http",

@@ -61,6 +61,8 @@ pub struct DaemonConfig {
     pub dedup_window: Duration,
     /// How long `outbox.once` remembers.
     pub once_window: Duration,
+    /// How long what has finished is kept, with its event; `None` ("off") keeps everything.
+    pub retention: Option<Duration>,
     /// Connections for SQL handlers.
     pub pool_size: usize,
     /// Where `/metrics`, `/healthz` and `/readyz` are answered; `None` ("off"): nowhere. Port 0: the system chooses one.
@@ -75,6 +77,7 @@ impl Default for DaemonConfig {
             drain_timeout: Duration::from_secs(30),
             dedup_window: Duration::from_hours(24),
             once_window: Duration::from_hours(30 * 24),
+            retention: Some(Duration::from_hours(7 * 24)),
             pool_size: 8,
             listen: None,
         }

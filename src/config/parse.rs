@@ -17,6 +17,7 @@ const POLL_INTERVAL: RangeInclusive<Duration> = Duration::from_millis(100)..=Dur
 const DRAIN_TIMEOUT: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_hours(1);
 const DEDUP_WINDOW: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_hours(366 * 24);
 const ONCE_WINDOW: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_hours(3660 * 24);
+const RETENTION: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_hours(3660 * 24);
 
 impl Config {
     /// Reads a configuration, or says everything that is wrong with it. `file` is its name in the errors; `env` gives
@@ -70,16 +71,11 @@ fn database_url(reader: &mut Reader<'_>, table: &Table<'_>) -> Option<Secret> {
 
 fn daemon(reader: &mut Reader<'_>, table: &Table<'_>, daemon: &mut DaemonConfig) {
     reader.know(table, keys::DAEMON);
-    if let Some(field) = reader.field(table, "poll_interval") {
-        if field.is("off") {
-            daemon.poll_interval = None;
-        } else if let Some(interval) = reader.duration(&field, &POLL_INTERVAL, ", or \"off\"") {
-            daemon.poll_interval = Some(interval);
-        }
-    }
+    reader.set_duration_or_off(table, "poll_interval", &POLL_INTERVAL, &mut daemon.poll_interval);
     reader.set_duration(table, "drain_timeout", &DRAIN_TIMEOUT, &mut daemon.drain_timeout);
     reader.set_duration(table, "dedup_window", &DEDUP_WINDOW, &mut daemon.dedup_window);
     reader.set_duration(table, "once_window", &ONCE_WINDOW, &mut daemon.once_window);
+    reader.set_duration_or_off(table, "retention", &RETENTION, &mut daemon.retention);
     if let Some(size) = reader.count(table, "pool_size") {
         daemon.pool_size = size.into();
     }

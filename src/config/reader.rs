@@ -199,6 +199,22 @@ impl<'a> Reader<'a> {
         true
     }
 
+    /// The same for a duration that may be "off".
+    pub(super) fn set_duration_or_off(
+        &mut self,
+        table: &Table<'_>,
+        name: &str,
+        range: &RangeInclusive<Duration>,
+        target: &mut Option<Duration>,
+    ) {
+        let Some(field) = self.field(table, name) else { return };
+        if field.is("off") {
+            *target = None;
+        } else if let Some(duration) = self.duration(&field, range, ", or \"off\"") {
+            *target = Some(duration);
+        }
+    }
+
     pub(super) fn integer(&mut self, field: &Field<'_>, range: RangeInclusive<u32>) -> Option<u32> {
         let rule = format!("write an integer from {} to {}", range.start(), range.end());
         let DeValue::Integer(integer) = field.value else { return self.mistyped(field, &rule) };

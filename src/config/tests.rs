@@ -57,7 +57,7 @@ fn the_default_file_says_what_happens_without_it() {
     assert_eq!(parse("").unwrap(), default);
     assert_eq!(parse("[daemon]").unwrap(), default);
     let daemon = &toml::from_str::<toml::Table>(DEFAULT_FILE).unwrap()["daemon"];
-    let keys = ["dedup_window", "drain_timeout", "listen", "once_window", "poll_interval", "pool_size"];
+    let keys = ["dedup_window", "drain_timeout", "listen", "once_window", "poll_interval", "pool_size", "retention"];
     assert_eq!(daemon.as_table().unwrap().keys().collect::<Vec<_>>(), keys, "every key is there");
 }
 
@@ -142,7 +142,7 @@ command = ["", "a\u0000b"]
 "##,
         &expect![[r##"
             outboxd.toml:1: poll_interval: this key is unknown; known here: database, daemon, handler
-            outboxd.toml:3: daemon.poll_intervall: this key is unknown (did you mean `poll_interval`?); known here: poll_interval, drain_timeout, dedup_window, once_window, pool_size, listen
+            outboxd.toml:3: daemon.poll_intervall: this key is unknown (did you mean `poll_interval`?); known here: poll_interval, drain_timeout, dedup_window, once_window, retention, pool_size, listen
             outboxd.toml:4: daemon.poll_interval: "Off" is not a duration; write for example "500ms", "10s", "1h 30m" or "7d", or "off"
             outboxd.toml:5: daemon.drain_timeout: "2h" is out of range; write a duration from "0s" to "1h"
             outboxd.toml:6: daemon.dedup_window: "10 parsecs" is not a duration; write for example "500ms", "10s", "1h 30m" or "7d"
@@ -321,6 +321,7 @@ fn the_effective_configuration_is_toml_with_every_default() {
         drain_timeout = "30s"
         dedup_window = "24h"
         once_window = "30d"
+        retention = "7d"
         pool_size = 8
         listen = "127.0.0.1:7474"
 

@@ -27,12 +27,13 @@ fn write_config(out: &mut String, config: &Config) -> fmt::Result {
     if daemon.database_url.is_some() {
         write!(out, "[database]\nurl = {HIDDEN}\n\n")?;
     }
-    let poll_interval = daemon.poll_interval.map_or_else(|| "off".to_owned(), duration::format);
+    let or_off = |duration: Option<Duration>| duration.map_or_else(|| "off".to_owned(), duration::format);
     writeln!(out, "[daemon]")?;
-    writeln!(out, "poll_interval = \"{poll_interval}\"")?;
+    writeln!(out, "poll_interval = \"{}\"", or_off(daemon.poll_interval))?;
     writeln!(out, "drain_timeout = \"{}\"", duration::format(daemon.drain_timeout))?;
     writeln!(out, "dedup_window = \"{}\"", duration::format(daemon.dedup_window))?;
     writeln!(out, "once_window = \"{}\"", duration::format(daemon.once_window))?;
+    writeln!(out, "retention = \"{}\"", or_off(daemon.retention))?;
     writeln!(out, "pool_size = {}", daemon.pool_size)?;
     let listen = daemon.listen.map_or_else(|| "off".to_owned(), |address| address.to_string());
     writeln!(out, "listen = \"{listen}\"")?;

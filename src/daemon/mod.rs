@@ -12,6 +12,7 @@ pub mod lane;
 mod leader;
 mod port;
 mod read;
+mod retention;
 mod runner;
 pub mod settle;
 pub mod tail;

@@ -195,15 +195,9 @@ impl Store {
         Ok(row.get("found"))
     }
 
-    /// The lowest and the highest id in the log; `None` when it is empty.
-    pub async fn log_bounds(&self) -> Result<Option<(i64, i64)>, Error> {
-        let row = self.query_one(sql!("log_bounds"), &[]).await?;
-        Ok(row.get::<_, Option<i64>>("lowest").zip(row.get("highest")))
-    }
-
-    /// Makes partitions ahead; returns how many.
-    pub async fn add_partitions(&self) -> Result<i32, Error> {
-        Ok(self.query_one(sql!("add_partitions"), &[]).await?.get(0))
+    /// The lowest id from this one on of which there is something; `None` when there is none.
+    pub async fn next_in_log(&self, from: i64) -> Result<Option<i64>, Error> {
+        Ok(self.query_one(sql!("next_in_log"), &[&from]).await?.get("id"))
     }
 
     /// Forgets dedup keys whose window is over; returns how many.

@@ -17,6 +17,7 @@ pub mod inspect;
 pub mod log;
 pub mod operate;
 pub mod registry;
+pub mod retention;
 pub mod settle;
 pub mod within;
 

@@ -44,6 +44,8 @@ mod refusals;
 mod reload;
 mod restart;
 mod restore;
+mod retention;
+mod retire;
 mod schema;
 mod shutdown;
 mod sql_handlers;

@@ -4,18 +4,19 @@
 
 CREATE SCHEMA outbox;
 
--- Name: add_partitions(integer); Type: FUNCTION; Schema: outbox; Owner: -
+-- Name: add_partitions(integer, interval, bigint); Type: FUNCTION; Schema: outbox; Owner: -
 
-CREATE FUNCTION outbox.add_partitions(ahead integer DEFAULT 4) RETURNS integer
+CREATE FUNCTION outbox.add_partitions(ahead integer DEFAULT 4, lasting interval DEFAULT '1 day'::interval, smallest bigint DEFAULT 1000000) RETURNS integer
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET lock_timeout TO '100ms'
-    AS $_$
+    AS $$
 DECLARE
-    size   CONSTANT bigint := 1000000;
     last   bigint := coalesce(pg_sequence_last_value(pg_get_serial_sequence('outbox.event', 'id')::regclass), 0);
     next   bigint;
-    target bigint := last / size + ahead;
+    size   bigint;
+    wanted double precision;
+    there  bigint;
     made   integer := 0;
     parent text;
     part   text;
@@ -24,29 +25,36 @@ BEGIN
     IF NOT pg_try_advisory_xact_lock(hashtextextended('outbox.add_partitions', 0)) THEN
         RETURN 0;
     END IF;
-    SELECT max(substring(c.relname FROM '^event_p(\d+)$')::bigint) + 1 INTO next
-    FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
-    WHERE i.inhparent = 'outbox.event'::regclass;
-    IF next IS NULL OR next * size <= last THEN
-        -- Ids up to `last` (and a page of them still on their way) may lie in the default partition.
-        next := CASE WHEN last = 0 THEN 0 ELSE (last + size / 10) / size + 1 END;
+    SELECT count(*) FILTER (WHERE p.first_id > last) INTO there FROM outbox.partitions() p;
+    IF there >= ahead THEN
+        RETURN 0;
     END IF;
-    WHILE next <= target LOOP
+    SELECT p.next_id, p.next_id - p.first_id INTO next, size FROM outbox.partitions() p ORDER BY p.next_id DESC LIMIT 1;
+    IF next IS NULL OR next <= last THEN
+        -- Ids up to `last` (and a page of them still on their way) may lie in the default partition.
+        next := CASE WHEN last = 0 THEN 0 ELSE ((last + smallest / 10) / smallest + 1) * smallest END;
+    END IF;
+    SELECT (last - e.id) / nullif(extract(epoch FROM clock_timestamp() - e.created_at)::double precision, 0) * extract(epoch FROM lasting)
+    INTO wanted
+    FROM outbox.event e WHERE e.id > last - smallest ORDER BY e.id LIMIT 1;
+    WHILE there < ahead LOOP
+        -- A whole number of the smallest ones, a thousand of them at most.
+        size := greatest(1, ceil(least(coalesce(wanted, 0) / smallest, 4 * coalesce(size, smallest) / smallest, 1000)))::bigint * smallest;
         FOREACH parent IN ARRAY ARRAY['event', 'done'] LOOP
             part := format('%s_p%s', parent, next);
             EXECUTE format('CREATE TABLE outbox.%I (LIKE outbox.%I INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING INDEXES)', part, parent);
-            EXECUTE format('ALTER TABLE outbox.%I ATTACH PARTITION outbox.%I FOR VALUES FROM (%s) TO (%s)',
-                           parent, part, next * size, (next + 1) * size);
+            EXECUTE format('ALTER TABLE outbox.%I ATTACH PARTITION outbox.%I FOR VALUES FROM (%s) TO (%s)', parent, part, next, next + size);
         END LOOP;
         made := made + 1;
-        next := next + 1;
+        there := there + (next > last)::integer;
+        next := next + size;
     END LOOP;
     RETURN made;
 EXCEPTION WHEN lock_not_available OR check_violation THEN
     -- A reader of the default partition, or a row that reached it meanwhile: the default partition serves until the next call.
     RETURN 0;
 END
-$_$;
+$$;
 
 -- Name: cancel(bigint, text, text); Type: FUNCTION; Schema: outbox; Owner: -
 
@@ -251,6 +259,79 @@ BEGIN
 END
 $$;
 
+-- Name: drop_partitions(); Type: FUNCTION; Schema: outbox; Owner: -
+
+CREATE FUNCTION outbox.drop_partitions() RETURNS integer
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET lock_timeout TO '50ms'
+    AS $_$
+DECLARE
+    last  bigint := coalesce(pg_sequence_last_value(pg_get_serial_sequence('outbox.event', 'id')::regclass), 0);
+    part  bigint;
+    parts bigint[];
+    gone  integer := 0;
+BEGIN
+    IF NOT pg_try_advisory_xact_lock(hashtextextended('outbox.add_partitions', 0)) THEN
+        RETURN NULL;
+    END IF;
+    SELECT array_agg(p.first_id) INTO parts FROM outbox.partitions() p
+    WHERE p.next_id <= last AND pg_relation_size(to_regclass(format('outbox.event_p%s', p.first_id))) = 0
+      AND pg_relation_size(to_regclass(format('outbox.done_p%s', p.first_id))) = 0;
+    IF parts IS NULL THEN
+        RETURN 0;
+    END IF;
+    -- Everything that a drop locks. That for which producers would wait comes last.
+    FOREACH part IN ARRAY parts LOOP
+        EXECUTE format('LOCK TABLE ONLY outbox.done_p%1$s, ONLY outbox.event_p%1$s IN ACCESS EXCLUSIVE MODE', part);
+    END LOOP;
+    LOCK TABLE ONLY outbox.done_default, ONLY outbox.done, ONLY outbox.event_default, ONLY outbox.event IN ACCESS EXCLUSIVE MODE;
+    FOREACH part IN ARRAY parts LOOP
+        IF pg_relation_size(format('outbox.event_p%s', part)::regclass) = 0
+           AND pg_relation_size(format('outbox.done_p%s', part)::regclass) = 0 THEN
+            EXECUTE format('DROP TABLE outbox.event_p%1$s, outbox.done_p%1$s', part);
+            gone := gone + 1;
+        END IF;
+    END LOOP;
+    RETURN gone;
+EXCEPTION WHEN lock_not_available OR deadlock_detected THEN
+    RETURN NULL;
+END
+$_$;
+
+-- Name: empty_partition(bigint, pg_snapshot); Type: FUNCTION; Schema: outbox; Owner: -
+
+CREATE FUNCTION outbox.empty_partition(first_id bigint, checked pg_snapshot) RETURNS boolean
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET enable_seqscan TO 'off'
+    SET enable_bitmapscan TO 'off'
+    SET lock_timeout TO '50ms'
+    AS $_$
+DECLARE
+    event text := format('outbox.event_p%s', first_id);
+    done  text := format('outbox.done_p%s', first_id);
+    later boolean;
+BEGIN
+    EXECUTE format('LOCK TABLE ONLY %s, ONLY %s IN ACCESS EXCLUSIVE MODE', event, done);
+    EXECUTE format($query$
+        SELECT EXISTS (SELECT FROM %1$s WHERE xid >= pg_snapshot_xmax($1) AND xid < pg_snapshot_xmax(pg_current_snapshot()))
+            OR EXISTS (SELECT FROM pg_snapshot_xip($1) AS x (xid) JOIN %1$s e ON e.xid = x.xid)
+        $query$, event) INTO later USING checked;
+    IF later OR NOT outbox.is_past(event::regclass) THEN
+        RETURN false;
+    END IF;
+    EXECUTE format('TRUNCATE TABLE ONLY %s, ONLY %s', event, done);
+    RETURN true;
+EXCEPTION
+    WHEN lock_not_available OR deadlock_detected THEN
+        RETURN NULL;
+    WHEN undefined_table THEN
+        -- Somebody else has emptied and dropped it.
+        RETURN false;
+END
+$_$;
+
 -- Name: fail(bigint, text, text); Type: FUNCTION; Schema: outbox; Owner: -
 
 CREATE FUNCTION outbox.fail(event_id bigint, handler text, error text) RETURNS boolean
@@ -308,6 +389,27 @@ CREATE FUNCTION outbox.holds_key(state text, attempt integer, ordered text) RETU
     SELECT CASE state WHEN 'scheduled' THEN attempt > 0 WHEN 'dead' THEN ordered = 'block' ELSE true END
 $$;
 
+-- Name: is_past(regclass); Type: FUNCTION; Schema: outbox; Owner: -
+
+CREATE FUNCTION outbox.is_past(part regclass) RETURNS boolean
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET enable_seqscan TO 'off'
+    SET enable_bitmapscan TO 'off'
+    AS $_$
+DECLARE
+    past boolean;
+BEGIN
+    EXECUTE format($query$
+        SELECT count(*) > 0 AND bool_and(p.position IS NOT NULL
+            AND NOT EXISTS (SELECT FROM %1$s e WHERE e.xid >= pg_snapshot_xmax(p.position) AND e.xid < pg_snapshot_xmax(pg_current_snapshot()))
+            AND NOT EXISTS (SELECT FROM pg_snapshot_xip(p.position) AS x (xid) JOIN %1$s e ON e.xid = x.xid))
+        FROM outbox.newest_position p
+        $query$, part) INTO past;
+    RETURN past;
+END
+$_$;
+
 -- Name: key_order(text); Type: FUNCTION; Schema: outbox; Owner: -
 
 CREATE FUNCTION outbox.key_order(handler text) RETURNS text
@@ -327,6 +429,32 @@ BEGIN
 END
 $$;
 
+-- Name: old_partitions(interval); Type: FUNCTION; Schema: outbox; Owner: -
+
+CREATE FUNCTION outbox.old_partitions(retention interval) RETURNS TABLE(first_id bigint, next_id bigint)
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    last   bigint := coalesce(pg_sequence_last_value(pg_get_serial_sequence('outbox.event', 'id')::regclass), 0);
+    event  regclass;
+    newest timestamptz;
+BEGIN
+    FOR first_id, next_id IN SELECT p.first_id, p.next_id FROM outbox.partitions() p WHERE p.next_id <= last ORDER BY 1 LOOP
+        BEGIN
+            event := format('outbox.event_p%s', first_id)::regclass;
+            CONTINUE WHEN pg_relation_size(event) = 0 AND pg_relation_size(format('outbox.done_p%s', first_id)::regclass) = 0;
+            EXECUTE format('SELECT created_at FROM %s ORDER BY id DESC LIMIT 1', event) INTO newest;
+            CONTINUE WHEN newest > clock_timestamp() - retention OR NOT outbox.is_past(event);
+        EXCEPTION WHEN undefined_table THEN
+            -- Another daemon, which has lost the lead without knowing it, has dropped it.
+            CONTINUE;
+        END;
+        RETURN NEXT;
+    END LOOP;
+END
+$$;
+
 -- Name: once(text, text); Type: FUNCTION; Schema: outbox; Owner: -
 
 CREATE FUNCTION outbox.once(consumer text, key text) RETURNS boolean
@@ -342,6 +470,19 @@ BEGIN
     RETURN FOUND;
 END
 $$;
+
+-- Name: partitions(); Type: FUNCTION; Schema: outbox; Owner: -
+
+CREATE FUNCTION outbox.partitions(OUT first_id bigint, OUT next_id bigint) RETURNS SETOF record
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+    SELECT bound[1]::bigint, bound[2]::bigint
+    FROM pg_inherits i
+    JOIN pg_class c ON c.oid = i.inhrelid
+    CROSS JOIN LATERAL regexp_match(pg_get_expr(c.relpartbound, c.oid), $re$FROM \('(\d+)'\) TO \('(\d+)'\)$re$) AS bound
+    WHERE i.inhparent = 'outbox.event'::regclass AND bound IS NOT NULL
+$_$;
 
 -- Name: pass_turn(); Type: FUNCTION; Schema: outbox; Owner: -
 
@@ -663,6 +804,62 @@ CREATE FUNCTION outbox.topic_regex(topics text[]) RETURNS text
     ) AS p
 $_$;
 
+-- Name: trim_log(bigint, bigint, interval); Type: FUNCTION; Schema: outbox; Owner: -
+
+CREATE FUNCTION outbox.trim_log(first_id bigint, next_id bigint, older interval) RETURNS bigint
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET lock_timeout TO '50ms'
+    AS $$
+DECLARE
+    past    timestamptz := clock_timestamp() - older;
+    gone    bigint[];
+    trimmed bigint;
+    more    bigint;
+BEGIN
+    -- Nobody is registered meanwhile who would begin before what goes: who comes next does not see it.
+    LOCK TABLE outbox.handler IN SHARE MODE;
+    gone := ARRAY(
+        SELECT e.id FROM outbox.event e
+        WHERE e.id >= trim_log.first_id AND e.id < trim_log.next_id AND e.created_at < past
+          AND EXISTS (SELECT FROM outbox.handler)
+          -- Every handler is past it,
+          AND NOT EXISTS (
+              SELECT FROM outbox.newest_position p
+              WHERE NOT coalesce(pg_visible_in_snapshot(e.xid, p.position) OR e.xid >= pg_snapshot_xmax(pg_current_snapshot()), false))
+          -- nothing of it is pending, whatever the positions say,
+          AND NOT EXISTS (
+              SELECT FROM outbox.handler h
+              WHERE e.id >= h.first_id AND (e.topic || '.') ~ h.topic_regex
+                AND NOT EXISTS (SELECT FROM outbox.done d WHERE d.event_id = e.id AND d.handler = h.name)
+                AND NOT EXISTS (SELECT FROM outbox.open o WHERE o.event_id = e.id AND o.handler = h.name))
+          -- and what has finished has done so long ago.
+          AND NOT EXISTS (SELECT FROM outbox.done d WHERE d.event_id = e.id AND d.finished_at >= past)
+        ORDER BY e.id LIMIT 500);
+    WITH events AS (DELETE FROM outbox.event e WHERE e.id = ANY (gone))
+    DELETE FROM outbox.done d WHERE d.event_id = ANY (gone);
+    DELETE FROM outbox.done d USING (
+        SELECT o.event_id, o.handler FROM outbox.done o
+        WHERE o.event_id >= trim_log.first_id AND o.event_id < trim_log.next_id AND o.finished_at < past
+          AND NOT EXISTS (SELECT FROM outbox.event e WHERE e.id = o.event_id)
+        LIMIT 1000) o
+    WHERE d.event_id = o.event_id AND d.handler = o.handler;
+    GET DIAGNOSTICS trimmed = ROW_COUNT;
+    DELETE FROM outbox.attempt a USING (
+        SELECT t.event_id, t.handler, t.attempt FROM outbox.attempt t
+        WHERE t.event_id >= trim_log.first_id AND t.event_id < trim_log.next_id
+          AND NOT EXISTS (SELECT FROM outbox.event e WHERE e.id = t.event_id)
+          AND NOT EXISTS (SELECT FROM outbox.open o WHERE o.event_id = t.event_id AND o.handler = t.handler)
+          AND NOT EXISTS (SELECT FROM outbox.done d WHERE d.event_id = t.event_id AND d.handler = t.handler)
+        LIMIT 1000) t
+    WHERE a.event_id = t.event_id AND a.handler = t.handler AND a.attempt = t.attempt;
+    GET DIAGNOSTICS more = ROW_COUNT;
+    RETURN cardinality(gone) + trimmed + more;
+EXCEPTION WHEN lock_not_available OR deadlock_detected THEN
+    RETURN NULL;
+END
+$$;
+
 -- Name: attempt; Type: TABLE; Schema: outbox; Owner: -
 
 CREATE TABLE outbox.attempt (
@@ -932,9 +1129,9 @@ CREATE TABLE outbox.done_p0 (
     CONSTRAINT result_is_at_most_64_kibibytes CHECK ((pg_column_size(result) <= 65536))
 );
 
--- Name: done_p1; Type: TABLE; Schema: outbox; Owner: -
+-- Name: done_p1000000; Type: TABLE; Schema: outbox; Owner: -
 
-CREATE TABLE outbox.done_p1 (
+CREATE TABLE outbox.done_p1000000 (
     event_id bigint NOT NULL,
     handler text NOT NULL,
     outcome text NOT NULL,
@@ -947,9 +1144,9 @@ CREATE TABLE outbox.done_p1 (
     CONSTRAINT result_is_at_most_64_kibibytes CHECK ((pg_column_size(result) <= 65536))
 );
 
--- Name: done_p2; Type: TABLE; Schema: outbox; Owner: -
+-- Name: done_p2000000; Type: TABLE; Schema: outbox; Owner: -
 
-CREATE TABLE outbox.done_p2 (
+CREATE TABLE outbox.done_p2000000 (
     event_id bigint NOT NULL,
     handler text NOT NULL,
     outcome text NOT NULL,
@@ -962,9 +1159,9 @@ CREATE TABLE outbox.done_p2 (
     CONSTRAINT result_is_at_most_64_kibibytes CHECK ((pg_column_size(result) <= 65536))
 );
 
--- Name: done_p3; Type: TABLE; Schema: outbox; Owner: -
+-- Name: done_p3000000; Type: TABLE; Schema: outbox; Owner: -
 
-CREATE TABLE outbox.done_p3 (
+CREATE TABLE outbox.done_p3000000 (
     event_id bigint NOT NULL,
     handler text NOT NULL,
     outcome text NOT NULL,
@@ -977,9 +1174,9 @@ CREATE TABLE outbox.done_p3 (
     CONSTRAINT result_is_at_most_64_kibibytes CHECK ((pg_column_size(result) <= 65536))
 );
 
--- Name: done_p4; Type: TABLE; Schema: outbox; Owner: -
+-- Name: done_p4000000; Type: TABLE; Schema: outbox; Owner: -
 
-CREATE TABLE outbox.done_p4 (
+CREATE TABLE outbox.done_p4000000 (
     event_id bigint NOT NULL,
     handler text NOT NULL,
     outcome text NOT NULL,
@@ -1057,9 +1254,9 @@ CREATE TABLE outbox.event_p0 (
     CONSTRAINT topic_is_dotted_words_of_letters_digits_underscore_colon_dash CHECK ((topic ~ '^[A-Za-z0-9_:-]+(\.[A-Za-z0-9_:-]+)*$'::text))
 );
 
--- Name: event_p1; Type: TABLE; Schema: outbox; Owner: -
+-- Name: event_p1000000; Type: TABLE; Schema: outbox; Owner: -
 
-CREATE TABLE outbox.event_p1 (
+CREATE TABLE outbox.event_p1000000 (
     id bigint NOT NULL,
     topic text NOT NULL,
     key text,
@@ -1084,9 +1281,9 @@ CREATE TABLE outbox.event_p1 (
     CONSTRAINT topic_is_dotted_words_of_letters_digits_underscore_colon_dash CHECK ((topic ~ '^[A-Za-z0-9_:-]+(\.[A-Za-z0-9_:-]+)*$'::text))
 );
 
--- Name: event_p2; Type: TABLE; Schema: outbox; Owner: -
+-- Name: event_p2000000; Type: TABLE; Schema: outbox; Owner: -
 
-CREATE TABLE outbox.event_p2 (
+CREATE TABLE outbox.event_p2000000 (
     id bigint NOT NULL,
     topic text NOT NULL,
     key text,
@@ -1111,9 +1308,9 @@ CREATE TABLE outbox.event_p2 (
     CONSTRAINT topic_is_dotted_words_of_letters_digits_underscore_colon_dash CHECK ((topic ~ '^[A-Za-z0-9_:-]+(\.[A-Za-z0-9_:-]+)*$'::text))
 );
 
--- Name: event_p3; Type: TABLE; Schema: outbox; Owner: -
+-- Name: event_p3000000; Type: TABLE; Schema: outbox; Owner: -
 
-CREATE TABLE outbox.event_p3 (
+CREATE TABLE outbox.event_p3000000 (
     id bigint NOT NULL,
     topic text NOT NULL,
     key text,
@@ -1138,9 +1335,9 @@ CREATE TABLE outbox.event_p3 (
     CONSTRAINT topic_is_dotted_words_of_letters_digits_underscore_colon_dash CHECK ((topic ~ '^[A-Za-z0-9_:-]+(\.[A-Za-z0-9_:-]+)*$'::text))
 );
 
--- Name: event_p4; Type: TABLE; Schema: outbox; Owner: -
+-- Name: event_p4000000; Type: TABLE; Schema: outbox; Owner: -
 
-CREATE TABLE outbox.event_p4 (
+CREATE TABLE outbox.event_p4000000 (
     id bigint NOT NULL,
     topic text NOT NULL,
     key text,
@@ -1181,6 +1378,20 @@ CREATE TABLE outbox.installation (
     CONSTRAINT there_is_one_row CHECK (singleton)
 );
 
+-- Name: newest_position; Type: VIEW; Schema: outbox; Owner: -
+
+CREATE VIEW outbox.newest_position AS
+ SELECT h.name AS handler,
+    h.absent,
+    ((h.paused_at IS NOT NULL) AND COALESCE((h.paused_until > now()), true)) AS paused,
+    p."position"
+   FROM (outbox.handler h
+     LEFT JOIN LATERAL ( SELECT "position"."position"
+           FROM outbox."position"
+          WHERE ("position".handler = h.name)
+          ORDER BY "position".n DESC
+         LIMIT 1) p ON (true));
+
 -- Name: open_n_seq; Type: SEQUENCE; Schema: outbox; Owner: -
 
 ALTER TABLE outbox.open ALTER COLUMN n ADD GENERATED ALWAYS AS IDENTITY (
@@ -1220,21 +1431,21 @@ ALTER TABLE ONLY outbox.done ATTACH PARTITION outbox.done_default DEFAULT;
 
 ALTER TABLE ONLY outbox.done ATTACH PARTITION outbox.done_p0 FOR VALUES FROM ('0') TO ('1000000');
 
--- Name: done_p1; Type: TABLE ATTACH; Schema: outbox; Owner: -
+-- Name: done_p1000000; Type: TABLE ATTACH; Schema: outbox; Owner: -
 
-ALTER TABLE ONLY outbox.done ATTACH PARTITION outbox.done_p1 FOR VALUES FROM ('1000000') TO ('2000000');
+ALTER TABLE ONLY outbox.done ATTACH PARTITION outbox.done_p1000000 FOR VALUES FROM ('1000000') TO ('2000000');
 
--- Name: done_p2; Type: TABLE ATTACH; Schema: outbox; Owner: -
+-- Name: done_p2000000; Type: TABLE ATTACH; Schema: outbox; Owner: -
 
-ALTER TABLE ONLY outbox.done ATTACH PARTITION outbox.done_p2 FOR VALUES FROM ('2000000') TO ('3000000');
+ALTER TABLE ONLY outbox.done ATTACH PARTITION outbox.done_p2000000 FOR VALUES FROM ('2000000') TO ('3000000');
 
--- Name: done_p3; Type: TABLE ATTACH; Schema: outbox; Owner: -
+-- Name: done_p3000000; Type: TABLE ATTACH; Schema: outbox; Owner: -
 
-ALTER TABLE ONLY outbox.done ATTACH PARTITION outbox.done_p3 FOR VALUES FROM ('3000000') TO ('4000000');
+ALTER TABLE ONLY outbox.done ATTACH PARTITION outbox.done_p3000000 FOR VALUES FROM ('3000000') TO ('4000000');
 
--- Name: done_p4; Type: TABLE ATTACH; Schema: outbox; Owner: -
+-- Name: done_p4000000; Type: TABLE ATTACH; Schema: outbox; Owner: -
 
-ALTER TABLE ONLY outbox.done ATTACH PARTITION outbox.done_p4 FOR VALUES FROM ('4000000') TO ('5000000');
+ALTER TABLE ONLY outbox.done ATTACH PARTITION outbox.done_p4000000 FOR VALUES FROM ('4000000') TO ('5000000');
 
 -- Name: event_default; Type: TABLE ATTACH; Schema: outbox; Owner: -
 
@@ -1244,21 +1455,21 @@ ALTER TABLE ONLY outbox.event ATTACH PARTITION outbox.event_default DEFAULT;
 
 ALTER TABLE ONLY outbox.event ATTACH PARTITION outbox.event_p0 FOR VALUES FROM ('0') TO ('1000000');
 
--- Name: event_p1; Type: TABLE ATTACH; Schema: outbox; Owner: -
+-- Name: event_p1000000; Type: TABLE ATTACH; Schema: outbox; Owner: -
 
-ALTER TABLE ONLY outbox.event ATTACH PARTITION outbox.event_p1 FOR VALUES FROM ('1000000') TO ('2000000');
+ALTER TABLE ONLY outbox.event ATTACH PARTITION outbox.event_p1000000 FOR VALUES FROM ('1000000') TO ('2000000');
 
--- Name: event_p2; Type: TABLE ATTACH; Schema: outbox; Owner: -
+-- Name: event_p2000000; Type: TABLE ATTACH; Schema: outbox; Owner: -
 
-ALTER TABLE ONLY outbox.event ATTACH PARTITION outbox.event_p2 FOR VALUES FROM ('2000000') TO ('3000000');
+ALTER TABLE ONLY outbox.event ATTACH PARTITION outbox.event_p2000000 FOR VALUES FROM ('2000000') TO ('3000000');
 
--- Name: event_p3; Type: TABLE ATTACH; Schema: outbox; Owner: -
+-- Name: event_p3000000; Type: TABLE ATTACH; Schema: outbox; Owner: -
 
-ALTER TABLE ONLY outbox.event ATTACH PARTITION outbox.event_p3 FOR VALUES FROM ('3000000') TO ('4000000');
+ALTER TABLE ONLY outbox.event ATTACH PARTITION outbox.event_p3000000 FOR VALUES FROM ('3000000') TO ('4000000');
 
--- Name: event_p4; Type: TABLE ATTACH; Schema: outbox; Owner: -
+-- Name: event_p4000000; Type: TABLE ATTACH; Schema: outbox; Owner: -
 
-ALTER TABLE ONLY outbox.event ATTACH PARTITION outbox.event_p4 FOR VALUES FROM ('4000000') TO ('5000000');
+ALTER TABLE ONLY outbox.event ATTACH PARTITION outbox.event_p4000000 FOR VALUES FROM ('4000000') TO ('5000000');
 
 -- Name: attempt attempt_pkey; Type: CONSTRAINT; Schema: outbox; Owner: -
 
@@ -1290,25 +1501,25 @@ ALTER TABLE ONLY outbox.done_default
 ALTER TABLE ONLY outbox.done_p0
     ADD CONSTRAINT done_p0_pkey PRIMARY KEY (event_id, handler);
 
--- Name: done_p1 done_p1_pkey; Type: CONSTRAINT; Schema: outbox; Owner: -
+-- Name: done_p1000000 done_p1000000_pkey; Type: CONSTRAINT; Schema: outbox; Owner: -
 
-ALTER TABLE ONLY outbox.done_p1
-    ADD CONSTRAINT done_p1_pkey PRIMARY KEY (event_id, handler);
+ALTER TABLE ONLY outbox.done_p1000000
+    ADD CONSTRAINT done_p1000000_pkey PRIMARY KEY (event_id, handler);
 
--- Name: done_p2 done_p2_pkey; Type: CONSTRAINT; Schema: outbox; Owner: -
+-- Name: done_p2000000 done_p2000000_pkey; Type: CONSTRAINT; Schema: outbox; Owner: -
 
-ALTER TABLE ONLY outbox.done_p2
-    ADD CONSTRAINT done_p2_pkey PRIMARY KEY (event_id, handler);
+ALTER TABLE ONLY outbox.done_p2000000
+    ADD CONSTRAINT done_p2000000_pkey PRIMARY KEY (event_id, handler);
 
--- Name: done_p3 done_p3_pkey; Type: CONSTRAINT; Schema: outbox; Owner: -
+-- Name: done_p3000000 done_p3000000_pkey; Type: CONSTRAINT; Schema: outbox; Owner: -
 
-ALTER TABLE ONLY outbox.done_p3
-    ADD CONSTRAINT done_p3_pkey PRIMARY KEY (event_id, handler);
+ALTER TABLE ONLY outbox.done_p3000000
+    ADD CONSTRAINT done_p3000000_pkey PRIMARY KEY (event_id, handler);
 
--- Name: done_p4 done_p4_pkey; Type: CONSTRAINT; Schema: outbox; Owner: -
+-- Name: done_p4000000 done_p4000000_pkey; Type: CONSTRAINT; Schema: outbox; Owner: -
 
-ALTER TABLE ONLY outbox.done_p4
-    ADD CONSTRAINT done_p4_pkey PRIMARY KEY (event_id, handler);
+ALTER TABLE ONLY outbox.done_p4000000
+    ADD CONSTRAINT done_p4000000_pkey PRIMARY KEY (event_id, handler);
 
 -- Name: event event_pkey; Type: CONSTRAINT; Schema: outbox; Owner: -
 
@@ -1325,25 +1536,25 @@ ALTER TABLE ONLY outbox.event_default
 ALTER TABLE ONLY outbox.event_p0
     ADD CONSTRAINT event_p0_pkey PRIMARY KEY (id);
 
--- Name: event_p1 event_p1_pkey; Type: CONSTRAINT; Schema: outbox; Owner: -
+-- Name: event_p1000000 event_p1000000_pkey; Type: CONSTRAINT; Schema: outbox; Owner: -
 
-ALTER TABLE ONLY outbox.event_p1
-    ADD CONSTRAINT event_p1_pkey PRIMARY KEY (id);
+ALTER TABLE ONLY outbox.event_p1000000
+    ADD CONSTRAINT event_p1000000_pkey PRIMARY KEY (id);
 
--- Name: event_p2 event_p2_pkey; Type: CONSTRAINT; Schema: outbox; Owner: -
+-- Name: event_p2000000 event_p2000000_pkey; Type: CONSTRAINT; Schema: outbox; Owner: -
 
-ALTER TABLE ONLY outbox.event_p2
-    ADD CONSTRAINT event_p2_pkey PRIMARY KEY (id);
+ALTER TABLE ONLY outbox.event_p2000000
+    ADD CONSTRAINT event_p2000000_pkey PRIMARY KEY (id);
 
--- Name: event_p3 event_p3_pkey; Type: CONSTRAINT; Schema: outbox; Owner: -
+-- Name: event_p3000000 event_p3000000_pkey; Type: CONSTRAINT; Schema: outbox; Owner: -
 
-ALTER TABLE ONLY outbox.event_p3
-    ADD CONSTRAINT event_p3_pkey PRIMARY KEY (id);
+ALTER TABLE ONLY outbox.event_p3000000
+    ADD CONSTRAINT event_p3000000_pkey PRIMARY KEY (id);
 
--- Name: event_p4 event_p4_pkey; Type: CONSTRAINT; Schema: outbox; Owner: -
+-- Name: event_p4000000 event_p4000000_pkey; Type: CONSTRAINT; Schema: outbox; Owner: -
 
-ALTER TABLE ONLY outbox.event_p4
-    ADD CONSTRAINT event_p4_pkey PRIMARY KEY (id);
+ALTER TABLE ONLY outbox.event_p4000000
+    ADD CONSTRAINT event_p4000000_pkey PRIMARY KEY (id);
 
 -- Name: handler handler_pkey; Type: CONSTRAINT; Schema: outbox; Owner: -
 
@@ -1390,21 +1601,21 @@ CREATE INDEX event_default_xid_id_idx ON outbox.event_default USING btree (xid, 
 
 CREATE INDEX event_p0_xid_id_idx ON outbox.event_p0 USING btree (xid, id);
 
--- Name: event_p1_xid_id_idx; Type: INDEX; Schema: outbox; Owner: -
+-- Name: event_p1000000_xid_id_idx; Type: INDEX; Schema: outbox; Owner: -
 
-CREATE INDEX event_p1_xid_id_idx ON outbox.event_p1 USING btree (xid, id);
+CREATE INDEX event_p1000000_xid_id_idx ON outbox.event_p1000000 USING btree (xid, id);
 
--- Name: event_p2_xid_id_idx; Type: INDEX; Schema: outbox; Owner: -
+-- Name: event_p2000000_xid_id_idx; Type: INDEX; Schema: outbox; Owner: -
 
-CREATE INDEX event_p2_xid_id_idx ON outbox.event_p2 USING btree (xid, id);
+CREATE INDEX event_p2000000_xid_id_idx ON outbox.event_p2000000 USING btree (xid, id);
 
--- Name: event_p3_xid_id_idx; Type: INDEX; Schema: outbox; Owner: -
+-- Name: event_p3000000_xid_id_idx; Type: INDEX; Schema: outbox; Owner: -
 
-CREATE INDEX event_p3_xid_id_idx ON outbox.event_p3 USING btree (xid, id);
+CREATE INDEX event_p3000000_xid_id_idx ON outbox.event_p3000000 USING btree (xid, id);
 
--- Name: event_p4_xid_id_idx; Type: INDEX; Schema: outbox; Owner: -
+-- Name: event_p4000000_xid_id_idx; Type: INDEX; Schema: outbox; Owner: -
 
-CREATE INDEX event_p4_xid_id_idx ON outbox.event_p4 USING btree (xid, id);
+CREATE INDEX event_p4000000_xid_id_idx ON outbox.event_p4000000 USING btree (xid, id);
 
 -- Name: open_due; Type: INDEX; Schema: outbox; Owner: -
 
@@ -1430,21 +1641,21 @@ ALTER INDEX outbox.done_pkey ATTACH PARTITION outbox.done_default_pkey;
 
 ALTER INDEX outbox.done_pkey ATTACH PARTITION outbox.done_p0_pkey;
 
--- Name: done_p1_pkey; Type: INDEX ATTACH; Schema: outbox; Owner: -
+-- Name: done_p1000000_pkey; Type: INDEX ATTACH; Schema: outbox; Owner: -
 
-ALTER INDEX outbox.done_pkey ATTACH PARTITION outbox.done_p1_pkey;
+ALTER INDEX outbox.done_pkey ATTACH PARTITION outbox.done_p1000000_pkey;
 
--- Name: done_p2_pkey; Type: INDEX ATTACH; Schema: outbox; Owner: -
+-- Name: done_p2000000_pkey; Type: INDEX ATTACH; Schema: outbox; Owner: -
 
-ALTER INDEX outbox.done_pkey ATTACH PARTITION outbox.done_p2_pkey;
+ALTER INDEX outbox.done_pkey ATTACH PARTITION outbox.done_p2000000_pkey;
 
--- Name: done_p3_pkey; Type: INDEX ATTACH; Schema: outbox; Owner: -
+-- Name: done_p3000000_pkey; Type: INDEX ATTACH; Schema: outbox; Owner: -
 
-ALTER INDEX outbox.done_pkey ATTACH PARTITION outbox.done_p3_pkey;
+ALTER INDEX outbox.done_pkey ATTACH PARTITION outbox.done_p3000000_pkey;
 
--- Name: done_p4_pkey; Type: INDEX ATTACH; Schema: outbox; Owner: -
+-- Name: done_p4000000_pkey; Type: INDEX ATTACH; Schema: outbox; Owner: -
 
-ALTER INDEX outbox.done_pkey ATTACH PARTITION outbox.done_p4_pkey;
+ALTER INDEX outbox.done_pkey ATTACH PARTITION outbox.done_p4000000_pkey;
 
 -- Name: event_default_pkey; Type: INDEX ATTACH; Schema: outbox; Owner: -
 
@@ -1462,37 +1673,37 @@ ALTER INDEX outbox.event_pkey ATTACH PARTITION outbox.event_p0_pkey;
 
 ALTER INDEX outbox.event_xid_id ATTACH PARTITION outbox.event_p0_xid_id_idx;
 
--- Name: event_p1_pkey; Type: INDEX ATTACH; Schema: outbox; Owner: -
+-- Name: event_p1000000_pkey; Type: INDEX ATTACH; Schema: outbox; Owner: -
 
-ALTER INDEX outbox.event_pkey ATTACH PARTITION outbox.event_p1_pkey;
+ALTER INDEX outbox.event_pkey ATTACH PARTITION outbox.event_p1000000_pkey;
 
--- Name: event_p1_xid_id_idx; Type: INDEX ATTACH; Schema: outbox; Owner: -
+-- Name: event_p1000000_xid_id_idx; Type: INDEX ATTACH; Schema: outbox; Owner: -
 
-ALTER INDEX outbox.event_xid_id ATTACH PARTITION outbox.event_p1_xid_id_idx;
+ALTER INDEX outbox.event_xid_id ATTACH PARTITION outbox.event_p1000000_xid_id_idx;
 
--- Name: event_p2_pkey; Type: INDEX ATTACH; Schema: outbox; Owner: -
+-- Name: event_p2000000_pkey; Type: INDEX ATTACH; Schema: outbox; Owner: -
 
-ALTER INDEX outbox.event_pkey ATTACH PARTITION outbox.event_p2_pkey;
+ALTER INDEX outbox.event_pkey ATTACH PARTITION outbox.event_p2000000_pkey;
 
--- Name: event_p2_xid_id_idx; Type: INDEX ATTACH; Schema: outbox; Owner: -
+-- Name: event_p2000000_xid_id_idx; Type: INDEX ATTACH; Schema: outbox; Owner: -
 
-ALTER INDEX outbox.event_xid_id ATTACH PARTITION outbox.event_p2_xid_id_idx;
+ALTER INDEX outbox.event_xid_id ATTACH PARTITION outbox.event_p2000000_xid_id_idx;
 
--- Name: event_p3_pkey; Type: INDEX ATTACH; Schema: outbox; Owner: -
+-- Name: event_p3000000_pkey; Type: INDEX ATTACH; Schema: outbox; Owner: -
 
-ALTER INDEX outbox.event_pkey ATTACH PARTITION outbox.event_p3_pkey;
+ALTER INDEX outbox.event_pkey ATTACH PARTITION outbox.event_p3000000_pkey;
 
--- Name: event_p3_xid_id_idx; Type: INDEX ATTACH; Schema: outbox; Owner: -
+-- Name: event_p3000000_xid_id_idx; Type: INDEX ATTACH; Schema: outbox; Owner: -
 
-ALTER INDEX outbox.event_xid_id ATTACH PARTITION outbox.event_p3_xid_id_idx;
+ALTER INDEX outbox.event_xid_id ATTACH PARTITION outbox.event_p3000000_xid_id_idx;
 
--- Name: event_p4_pkey; Type: INDEX ATTACH; Schema: outbox; Owner: -
+-- Name: event_p4000000_pkey; Type: INDEX ATTACH; Schema: outbox; Owner: -
 
-ALTER INDEX outbox.event_pkey ATTACH PARTITION outbox.event_p4_pkey;
+ALTER INDEX outbox.event_pkey ATTACH PARTITION outbox.event_p4000000_pkey;
 
--- Name: event_p4_xid_id_idx; Type: INDEX ATTACH; Schema: outbox; Owner: -
+-- Name: event_p4000000_xid_id_idx; Type: INDEX ATTACH; Schema: outbox; Owner: -
 
-ALTER INDEX outbox.event_xid_id ATTACH PARTITION outbox.event_p4_xid_id_idx;
+ALTER INDEX outbox.event_xid_id ATTACH PARTITION outbox.event_p4000000_xid_id_idx;
 
 -- Name: handler change_key_order; Type: TRIGGER; Schema: outbox; Owner: -
 
@@ -1535,9 +1746,9 @@ CREATE TRIGGER tell_dead_update AFTER UPDATE OF state ON outbox.open FOR EACH RO
 ALTER TABLE ONLY outbox."position"
     ADD CONSTRAINT position_handler_fkey FOREIGN KEY (handler) REFERENCES outbox.handler(name) ON DELETE CASCADE;
 
--- Name: FUNCTION add_partitions(ahead integer); Type: ACL; Schema: outbox; Owner: -
+-- Name: FUNCTION add_partitions(ahead integer, lasting interval, smallest bigint); Type: ACL; Schema: outbox; Owner: -
 
-REVOKE ALL ON FUNCTION outbox.add_partitions(ahead integer) FROM PUBLIC;
+REVOKE ALL ON FUNCTION outbox.add_partitions(ahead integer, lasting interval, smallest bigint) FROM PUBLIC;
 
 -- Name: FUNCTION cancel(event_id bigint, handler text, reason text); Type: ACL; Schema: outbox; Owner: -
 
@@ -1567,6 +1778,14 @@ REVOKE ALL ON FUNCTION outbox.discard(event_id bigint, handler text, reason text
 
 REVOKE ALL ON FUNCTION outbox.discard(reason text, handler text, topic text, since timestamp with time zone, until timestamp with time zone, error text, dry_run boolean) FROM PUBLIC;
 
+-- Name: FUNCTION drop_partitions(); Type: ACL; Schema: outbox; Owner: -
+
+REVOKE ALL ON FUNCTION outbox.drop_partitions() FROM PUBLIC;
+
+-- Name: FUNCTION empty_partition(first_id bigint, checked pg_snapshot); Type: ACL; Schema: outbox; Owner: -
+
+REVOKE ALL ON FUNCTION outbox.empty_partition(first_id bigint, checked pg_snapshot) FROM PUBLIC;
+
 -- Name: FUNCTION fail(event_id bigint, handler text, error text); Type: ACL; Schema: outbox; Owner: -
 
 REVOKE ALL ON FUNCTION outbox.fail(event_id bigint, handler text, error text) FROM PUBLIC;
@@ -1583,13 +1802,25 @@ REVOKE ALL ON FUNCTION outbox.heartbeat(event_id bigint, handler text, attempt i
 
 REVOKE ALL ON FUNCTION outbox.holds_key(state text, attempt integer, ordered text) FROM PUBLIC;
 
+-- Name: FUNCTION is_past(part regclass); Type: ACL; Schema: outbox; Owner: -
+
+REVOKE ALL ON FUNCTION outbox.is_past(part regclass) FROM PUBLIC;
+
 -- Name: FUNCTION key_order(handler text); Type: ACL; Schema: outbox; Owner: -
 
 REVOKE ALL ON FUNCTION outbox.key_order(handler text) FROM PUBLIC;
 
+-- Name: FUNCTION old_partitions(retention interval); Type: ACL; Schema: outbox; Owner: -
+
+REVOKE ALL ON FUNCTION outbox.old_partitions(retention interval) FROM PUBLIC;
+
 -- Name: FUNCTION once(consumer text, key text); Type: ACL; Schema: outbox; Owner: -
 
 REVOKE ALL ON FUNCTION outbox.once(consumer text, key text) FROM PUBLIC;
+
+-- Name: FUNCTION partitions(OUT first_id bigint, OUT next_id bigint); Type: ACL; Schema: outbox; Owner: -
+
+REVOKE ALL ON FUNCTION outbox.partitions(OUT first_id bigint, OUT next_id bigint) FROM PUBLIC;
 
 -- Name: FUNCTION pass_turn(); Type: ACL; Schema: outbox; Owner: -
 
@@ -1642,6 +1873,10 @@ REVOKE ALL ON FUNCTION outbox.tell_dead() FROM PUBLIC;
 -- Name: FUNCTION topic_regex(topics text[]); Type: ACL; Schema: outbox; Owner: -
 
 REVOKE ALL ON FUNCTION outbox.topic_regex(topics text[]) FROM PUBLIC;
+
+-- Name: FUNCTION trim_log(first_id bigint, next_id bigint, older interval); Type: ACL; Schema: outbox; Owner: -
+
+REVOKE ALL ON FUNCTION outbox.trim_log(first_id bigint, next_id bigint, older interval) FROM PUBLIC;
 
 -- Name: SEQUENCE bell; Type: ACL; Schema: outbox; Owner: -
 

@@ -88,8 +88,6 @@ impl Stand {
     pub(super) async fn fresh(&self) -> Result<(), Failure> {
         self.drop_schema().await?;
         migrate::migrate(&self.target).await?;
-        // As many partitions as a daemon would have made when it came to them.
-        self.session.client.execute("SELECT outbox.add_partitions()", &[]).await?;
         self.settle_down().await
     }
 

@@ -76,15 +76,17 @@ fn handlers() -> impl Strategy<Value = HandlerConfig> {
 
 fn configs() -> impl Strategy<Value = Config> {
     let windows = (durations(1000, 31_622_400_000), durations(1000, 316_224_000_000));
+    let retention = prop::option::of(durations(1000, 316_224_000_000));
     let poll_interval = prop::option::of(durations(100, 3_600_000));
     let port = prop::option::of(any::<(std::net::IpAddr, u16)>().prop_map(SocketAddr::from));
-    let daemon = (poll_interval, durations(0, 3_600_000), windows, 1usize..=1000, port).prop_map(
-        |(poll_interval, drain_timeout, (dedup_window, once_window), pool_size, listen)| DaemonConfig {
+    let daemon = (poll_interval, durations(0, 3_600_000), windows, retention, 1usize..=1000, port).prop_map(
+        |(poll_interval, drain_timeout, (dedup_window, once_window), retention, pool_size, listen)| DaemonConfig {
             database_url: None,
             poll_interval,
             drain_timeout,
             dedup_window,
             once_window,
+            retention,
             pool_size,
             listen,
         },
