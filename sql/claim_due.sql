@@ -2,7 +2,7 @@
 -- done by hand meanwhile: which handlers are paused, which deliveries were cancelled.
 -- $1 text[]: handlers   $2 bigint[]: free slots of each, 0 allowed
 -- Result: rows of three kinds. `handler`: one for each; due_in are the seconds until its next delivery is due (null: none is;
--- negative: one is due and had no slot), resumes_in those until its pause is over. `claimed` and `unanswered`: a delivery whose
+-- negative: one is due and had no slot), resumes_in those until its pause is over, snapshot is this statement's own. `claimed` and `unanswered`: a delivery whose
 -- attempt begins, and one that waited for an answer in vain; `alone` when no other row holds its key. `cancelled`: its attempt, if
 -- one runs, must end; the row is gone.
 WITH want AS (
@@ -57,11 +57,11 @@ SELECT 'handler' AS what, w.handler, w.paused, w.resumes_in,
         ORDER BY o.due_at LIMIT 1) AS due_in,
        NULL::bigint AS event_id, NULL::integer AS attempt, NULL::integer AS failures, NULL::text AS topic, NULL::text AS key,
        NULL::jsonb AS payload, NULL::jsonb AS headers, NULL::timestamptz AS created_at, NULL::double precision AS expires_in,
-       NULL::boolean AS alone
+       NULL::boolean AS alone, pg_current_snapshot()::text AS snapshot
 FROM want w
 UNION ALL
-SELECT what, handler, NULL, NULL, NULL, event_id, attempt, failures, topic, key, payload, headers, created_at, expires_in, alone
+SELECT what, handler, NULL, NULL, NULL, event_id, attempt, failures, topic, key, payload, headers, created_at, expires_in, alone, NULL
 FROM claimed
 UNION ALL
-SELECT 'cancelled', handler, NULL, NULL, NULL, event_id, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
+SELECT 'cancelled', handler, NULL, NULL, NULL, event_id, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
 FROM cancelled

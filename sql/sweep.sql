@@ -4,13 +4,15 @@
 -- $1 bigint: from this id   $2 bigint: below this id   $3 text[]: handlers   $4 text[]: their finished positions
 -- Result: the number of deliveries found. In normal running: 0.
 -- The range is said of `done` and `open`, too, so that only the partitions of it are looked into: half the time.
-WITH found AS (
+WITH w AS MATERIALIZED (
+    SELECT handler, position::pg_snapshot AS position FROM unnest($3::text[], $4::text[]) AS w (handler, position)
+), found AS (
     INSERT INTO outbox.open (event_id, handler, state, due_at, topic, key, payload, headers, priority, expires_at, created_at)
     SELECT e.id, h.name, 'scheduled', greatest(e.due_at, now()), e.topic, e.key, e.payload, e.headers, e.priority, e.expires_at, e.created_at
-    FROM unnest($3::text[], $4::text[]) AS w (handler, position)
+    FROM w
     JOIN outbox.handler h ON h.name = w.handler
     JOIN outbox.event e ON e.id >= $1 AND e.id < $2 AND e.id >= h.first_id AND (e.topic || '.') ~ h.topic_regex
-    WHERE (pg_visible_in_snapshot(e.xid, w.position::pg_snapshot) OR e.xid >= pg_snapshot_xmax(pg_current_snapshot()))
+    WHERE (pg_visible_in_snapshot(e.xid, w.position) OR e.xid >= pg_snapshot_xmax(pg_current_snapshot()))
       AND NOT EXISTS (SELECT FROM outbox.done d WHERE d.event_id = e.id AND d.handler = h.name AND d.event_id >= $1 AND d.event_id < $2)
       AND NOT EXISTS (SELECT FROM outbox.open o WHERE o.event_id = e.id AND o.handler = h.name AND o.event_id >= $1 AND o.event_id < $2)
     ON CONFLICT DO NOTHING

@@ -14,10 +14,11 @@ use std::time::{Duration, Instant};
 use futures_util::FutureExt as _;
 use futures_util::future::{self, Either};
 use rustc_hash::FxHashMap;
-use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{oneshot, watch};
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::task::AbortHandle;
 use tokio::time::{sleep, sleep_until, timeout_at};
+use tokio_util::task::TaskTracker;
 
 use super::beat::News;
 use crate::config::DeliveryConfig;
@@ -48,22 +49,38 @@ impl From<&DeliveryConfig> for Limits {
 /// The attempts that run.
 pub(super) struct Runner<T> {
     news: UnboundedSender<News<T>>,
-    tasks: JoinSet<(T, Outcome)>,
+    /// What has ended, from the tasks. A `JoinSet` would hand over each by itself, with a lock and a wake-up.
+    ends: UnboundedSender<(T, Outcome)>,
+    ended: UnboundedReceiver<(T, Outcome)>,
+    tasks: TaskTracker,
     /// Those whose outcome is still wanted.
     wanted: FxHashMap<T, AbortHandle>,
+}
+
+impl<T> Drop for Runner<T> {
+    fn drop(&mut self) {
+        for task in self.wanted.values() {
+            task.abort();
+        }
+    }
 }
 
 impl<T: Copy + Eq + Hash + Send + Sync + 'static> Runner<T> {
     #[must_use]
     pub(super) fn new(news: UnboundedSender<News<T>>) -> Self {
-        Self { news, tasks: JoinSet::new(), wanted: FxHashMap::default() }
+        let (ends, ended) = unbounded_channel();
+        Self { news, ends, ended, tasks: TaskTracker::new(), wanted: FxHashMap::default() }
     }
 
     /// Starts one attempt; `ticket` comes back with its outcome.
     pub(super) fn start(&mut self, ticket: T, handler: Arc<dyn Handler>, attempt: Attempt, limits: Limits) {
-        let news = self.news.clone();
-        let task = self.tasks.spawn(async move { (ticket, run(ticket, &*handler, &attempt, limits, &news).await) });
-        self.wanted.insert(ticket, task);
+        let (news, ends) = (self.news.clone(), self.ends.clone());
+        let task = self.tasks.spawn(async move {
+            let outcome = run(ticket, &*handler, &attempt, limits, &news).await;
+            // Nobody asks any more when the term is over.
+            let _ = ends.send((ticket, outcome));
+        });
+        self.wanted.insert(ticket, task.abort_handle());
     }
 
     /// Ends one attempt now: what it holds (child processes, requests) ends with it, and its outcome never arrives, not
@@ -78,10 +95,9 @@ impl<T: Copy + Eq + Hash + Send + Sync + 'static> Runner<T> {
     /// Waits for the next attempt to end. Pending for ever while nothing runs.
     pub(super) async fn ended(&mut self) -> (T, Outcome) {
         loop {
-            match self.tasks.join_next().await {
-                // An error is a task that was cancelled: `run` catches panics, so there is no other one.
-                Some(joined) => {
-                    if let Some(ended) = joined.ok().and_then(|ended| self.if_wanted(ended)) {
+            match self.ended.recv().await {
+                Some(ended) => {
+                    if let Some(ended) = self.if_wanted(ended) {
                         return ended;
                     }
                 }
@@ -92,8 +108,8 @@ impl<T: Copy + Eq + Hash + Send + Sync + 'static> Runner<T> {
 
     /// An attempt that has ended already, if there is one.
     pub(super) fn try_ended(&mut self) -> Option<(T, Outcome)> {
-        while let Some(joined) = self.tasks.try_join_next() {
-            if let Some(ended) = joined.ok().and_then(|ended| self.if_wanted(ended)) {
+        while let Ok(ended) = self.ended.try_recv() {
+            if let Some(ended) = self.if_wanted(ended) {
                 return Some(ended);
             }
         }
@@ -102,8 +118,11 @@ impl<T: Copy + Eq + Hash + Send + Sync + 'static> Runner<T> {
 
     /// Ends every attempt now and waits until they are gone.
     pub(super) async fn cut_off(&mut self) {
-        self.wanted.clear();
-        self.tasks.shutdown().await;
+        for (_, task) in self.wanted.drain() {
+            task.abort();
+        }
+        self.tasks.close();
+        self.tasks.wait().await;
     }
 
     fn if_wanted(&mut self, ended: (T, Outcome)) -> Option<(T, Outcome)> {

@@ -8,6 +8,7 @@
 
 use std::collections::BTreeMap;
 
+use super::lane::LANE_DELIVERIES_MAX;
 use super::write::LaneId;
 use crate::snapshot::Snapshot;
 use crate::store::log::{Cursor, PageLimit};
@@ -103,7 +104,10 @@ impl Tail {
         let at_head = |(&lane, reader): (&LaneId, &Reader)| matches!(reader, Reader::Head).then(|| (lane, room(lane)));
         let lanes: Vec<(LaneId, usize)> = self.lanes.iter().filter_map(at_head).collect();
         let (ready, full): (Vec<_>, Vec<_>) = lanes.into_iter().partition(|&(_, room)| room >= PAGE_EVENTS_MIN);
-        if ready.is_empty() && !full.is_empty() {
+        // Who has enough to do waits for those who have no room. Handlers that are about as fast as each other stay together so, and
+        // share every read; each by itself would read all of the log.
+        let starving = ready.iter().any(|&(_, room)| room > LANE_DELIVERIES_MAX - PAGE_EVENTS);
+        if !full.is_empty() && !starving {
             return None;
         }
         for (lane, _) in full {
@@ -132,6 +136,12 @@ impl Tail {
         };
         let (later, earlier): (Vec<_>, Vec<_>) = self.lanes.iter().partition(|(lane, _)| after(lane));
         later.into_iter().chain(earlier).find_map(ready)
+    }
+
+    /// Whether the lanes at the head have read everything that this snapshot sees.
+    #[must_use]
+    pub fn has_read(&self, snapshot: &Snapshot) -> bool {
+        self.head.partial.is_empty() && self.head.position.includes(snapshot)
     }
 
     /// A page was read at the head; the lanes it was read for have consumed the log up to the returned position.
@@ -190,6 +200,19 @@ mod tests {
         assert_eq!(tail.read_behind(slow, head), (at(9), true));
         let Some(Read::Head { lanes, .. }) = tail.next(true, |_| 4096, |_| {}) else { panic!() };
         assert_eq!(lanes.len(), 2);
+    }
+
+    #[test]
+    fn who_has_enough_to_do_waits_for_who_has_no_room() {
+        let mut tail = tail(&[5, 5]);
+        let busy = |lane| if lane == LaneId(1) { 100 } else { 2000 };
+        assert_eq!(tail.next(true, busy, |lane| panic!("{lane:?} fell behind")), None);
+        // The other one has fewer than a page left.
+        let starving = |lane| if lane == LaneId(1) { 100 } else { 3500 };
+        let mut fell = Vec::new();
+        let read = tail.next(true, starving, |lane| fell.push(lane));
+        assert!(matches!(read, Some(Read::Head { lanes, .. }) if lanes == [LaneId(0)]));
+        assert_eq!(fell, [LaneId(1)]);
     }
 
     #[test]

@@ -66,6 +66,12 @@ pub enum Fate {
 }
 
 impl Ended {
+    /// Whether the delivery gets a row in `outbox.done`, and one that it has in `outbox.open` goes.
+    #[must_use]
+    pub fn finishes(&self) -> bool {
+        matches!(self, Self::Settled(Settlement::Done { .. }) | Self::Expired)
+    }
+
     /// What becomes of the delivery when this is written.
     #[must_use]
     pub fn fate(&self) -> Fate {

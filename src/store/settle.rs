@@ -10,6 +10,7 @@ use super::log::{event, seconds};
 use super::registry::{Pause, pause};
 use super::{Error, Store, failed, sql};
 use crate::event::{Event, EventId};
+use crate::snapshot::Snapshot;
 
 /// Deliveries that finish: a column per parameter of `append_done.sql`.
 #[derive(Debug, Default)]
@@ -102,6 +103,8 @@ pub struct Claim {
     pub claimed: Vec<Claimed>,
     /// One for every handler that was asked for.
     pub standings: Vec<Standing>,
+    /// What it saw of the database; `None` when it asked for no handler.
+    pub snapshot: Option<Snapshot>,
     /// Deliveries that were cancelled; their attempts must end.
     pub cancelled: Vec<(EventId, String)>,
 }
@@ -193,7 +196,10 @@ impl Store {
         let mut claim = Claim::default();
         for row in &rows {
             match row.get("what") {
-                "handler" => claim.standings.push(standing(row)),
+                "handler" => {
+                    claim.snapshot = Some(row.get::<_, &str>("snapshot").parse().map_err(failed("claim_due"))?);
+                    claim.standings.push(standing(row));
+                }
                 "cancelled" => claim.cancelled.push((EventId(row.get("event_id")), row.get("handler"))),
                 what => claim.claimed.push(claimed(row, what == "unanswered").map_err(failed("claim_due"))?),
             }

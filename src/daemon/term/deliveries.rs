@@ -156,6 +156,10 @@ impl Term<'_> {
     pub(super) fn claimed(&mut self, claim: Claim, now: Instant) {
         self.claiming = false;
         self.doubts.claimed();
+        if std::mem::take(&mut self.poll_asked) && !claim.snapshot.is_some_and(|snapshot| self.tail.has_read(&snapshot))
+        {
+            self.poll(now);
+        }
         let mut by_handler: HashMap<String, Vec<Claimed>> = HashMap::new();
         for claimed in claim.claimed {
             by_handler.entry(claimed.handler.clone()).or_default().push(claimed);

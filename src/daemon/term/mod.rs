@@ -153,6 +153,11 @@ struct Term<'a> {
     doubts: Doubts,
     /// The next read of the log is the poll's, not the bell's.
     polled: bool,
+    /// The claim under way is the poll's: its snapshot says whether there can be anything to read. So a daemon that has nothing to do
+    /// asks one thing where it asked two.
+    poll_asked: bool,
+    /// When the log has been read after the bell, it is asked what was done by hand.
+    look_next: bool,
     poll_at: Option<Instant>,
     /// What the daemon's clock said at this moment, in microseconds.
     clock: (Instant, i64),
@@ -205,6 +210,8 @@ pub(super) async fn lead(
         hosts: BTreeMap::new(),
         doubts: Doubts::new(links.pids, now),
         polled: false,
+        poll_asked: false,
+        look_next: false,
         poll_at: context.daemon.poll_interval.map(|interval| now + interval),
         clock: (now, Timestamp::now().as_microsecond()),
         pulse_at: now + PULSE_EVERY,
@@ -321,9 +328,13 @@ impl Term<'_> {
                 self.context.observer.tell(&Observation::Woken);
                 self.polled = false;
                 self.doubts.heard();
-                self.look = true;
+                // What most rings are about comes first: an event that somebody waits for.
+                if self.bell.is_asleep() && self.job.is_none() && self.tail.wants_head() {
+                    self.look_next = true;
+                } else {
+                    self.look(now);
+                }
                 self.bell.ring(now);
-                self.all_may_be_due(now);
             }
             // The new handlers have been noted; `act` takes them.
             Input::Reload => {}
@@ -372,15 +383,31 @@ impl Term<'_> {
     fn time(&mut self, now: Instant) -> Result<(), String> {
         if self.poll_at.is_some_and(|at| at <= now) {
             self.poll_at = self.context.daemon.poll_interval.map(|interval| now + interval);
-            self.polled = true;
-            self.bell.ring(now);
             self.all_may_be_due(now);
+            if self.claiming || self.stopping {
+                self.poll(now);
+            } else {
+                self.poll_asked = true;
+                self.claim(now, true);
+            }
         }
         if self.pulse_at <= now {
             self.pulse_at = now + PULSE_EVERY;
             self.claim(now, true);
         }
         self.doubt(now)
+    }
+
+    /// Something may have been done by hand, or be due earlier than was known.
+    fn look(&mut self, now: Instant) {
+        self.look = true;
+        self.all_may_be_due(now);
+    }
+
+    /// Reads the log, though nobody has rung.
+    fn poll(&mut self, now: Instant) {
+        self.polled = true;
+        self.bell.ring(now);
     }
 
     /// Stores the positions that moved, if it is time.

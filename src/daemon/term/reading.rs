@@ -52,6 +52,9 @@ impl Term<'_> {
     }
 
     pub(super) fn answered(&mut self, answer: Answer, now: Instant) {
+        if std::mem::take(&mut self.look_next) {
+            self.look(now);
+        }
         match answer {
             Answer::FellAsleep { producers } => self.bell.fell_asleep(producers, now),
             Answer::WokeUp => {
