@@ -15,7 +15,7 @@ fn figures(run: &Value) -> Vec<(String, f64)> {
 async fn every_quick_scenario_measures_on_a_server_of_its_own_and_removes_it() {
     let folder = Folder::new();
     let arguments = ["drain", "fanout", "enqueue", "latency", "steady", "held-xmin", "http", "backlog", "restart"];
-    let small = ["--events", "1000", "--seconds", "1", "--json"];
+    let small = ["--events", "100", "--seconds", "1", "--json"];
     let output = folder.outboxd("bench", &[&arguments[..], &small].concat()).output().await.unwrap();
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert!(output.status.success(), "{stderr}");

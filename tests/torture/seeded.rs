@@ -108,11 +108,9 @@ const BUGS: [Bug; 12] = [
         run: "--rounds 1 --calm 6 --storm 3 --faults kill-standby",
         edits: &[Edit {
             file: "src/daemon/runner.rs",
-            old: "self.tasks.spawn(async move { (ticket, run(ticket, &*handler, &attempt, limits, &news).await) });",
-            new: "self.tasks.spawn(async move {
-                      tokio::spawn(async move { run(ticket, &*handler, &attempt, limits, &news).await });
-                      (ticket, Outcome::Done { result: None })
-                  });",
+            old: "let outcome = run(ticket, &*handler, &attempt, limits, &news).await;",
+            new: "tokio::spawn(async move { run(ticket, &*handler, &attempt, limits, &news).await });
+                  let outcome = Outcome::Done { result: None };",
         }],
     },
     Bug {

@@ -14,8 +14,6 @@ use super::stand::Stand;
 const PRODUCERS: u32 = 16;
 /// What a handler of a steady load takes, in ms.
 const TAKES: u64 = 5;
-/// Events by which the idle latency is known before a steady load begins.
-const IDLE_EVENTS: u32 = 500;
 /// Between two lone events: the daemon sleeps again, and they do not come in step with anything.
 const PAUSE_MS: std::ops::Range<u64> = 25..50;
 
@@ -29,10 +27,15 @@ pub(super) async fn idle(stand: &Stand, events: u32) -> Result<Vec<Figure>, Fail
     Ok(vec![figure("commit to handler p50, ms", 0.5, 1.3), figure("commit to handler p99, ms", 0.99, 2.0)])
 }
 
-/// A load that the handler can bear.
-pub(super) async fn steady(stand: &Stand, rate: u32, how_long: Duration) -> Result<Vec<Figure>, Failure> {
+/// A load that the handler can bear, after lone events that it is compared with.
+pub(super) async fn steady(
+    stand: &Stand,
+    lone_events: u32,
+    rate: u32,
+    how_long: Duration,
+) -> Result<Vec<Figure>, Failure> {
     stand.fresh().await?;
-    let (idle, _) = lone(stand, IDLE_EVENTS, TAKES).await?;
+    let (idle, _) = lone(stand, lone_events, TAKES).await?;
     let queued = queued(stand, rate, how_long).await?;
     Ok(vec![
         Figure::new("commit to handler p50, ms, and idle", percentile(&queued, 0.5)).floor(percentile(&idle, 0.5)),

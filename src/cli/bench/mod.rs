@@ -100,7 +100,8 @@ enum Size {
     Events(u32),
     Seconds(u32),
     Producers(u32, u32),
-    Rate(u32, u32),
+    /// So many a second, for so many seconds, after so many lone ones.
+    Rate(u32, u32, u32),
 }
 
 impl Bench {
@@ -146,8 +147,8 @@ impl Case {
             (Scenario::Enqueue, Size::Producers(producers, time)) => {
                 enqueue::run(stand, producers, seconds(time)).await
             }
-            (Scenario::Steady, Size::Rate(rate, time)) => latency::steady(stand, rate, seconds(time)).await,
-            (Scenario::HeldXmin, Size::Rate(rate, time)) => latency::held_xmin(stand, rate, seconds(time)).await,
+            (Scenario::Steady, Size::Rate(rate, time, lone)) => latency::steady(stand, lone, rate, seconds(time)).await,
+            (Scenario::HeldXmin, Size::Rate(rate, time, _)) => latency::held_xmin(stand, rate, seconds(time)).await,
             (Scenario::Idle, Size::Seconds(time)) => idle::run(stand, seconds(time)).await,
             (scenario, size) => Err(Failure::internal(format!("{scenario} has no size of {size}"))),
         }
@@ -172,6 +173,7 @@ impl Scenario {
 
     /// What is measured for it.
     fn cases(self, events: Option<u32>, seconds: Option<u32>) -> Vec<Case> {
+        let lone = events.unwrap_or(500);
         let events = |own| Size::Events(events.unwrap_or(own));
         let seconds = |own| seconds.unwrap_or(own);
         let sizes = match self {
@@ -179,8 +181,8 @@ impl Scenario {
             Self::Fanout => vec![events(100_000)],
             Self::Enqueue => vec![Size::Producers(16, seconds(60)), Size::Producers(64, seconds(60))],
             Self::Latency => vec![events(1000)],
-            Self::Steady => vec![Size::Rate(500, seconds(20)), Size::Rate(2000, seconds(20))],
-            Self::HeldXmin => vec![Size::Rate(2000, seconds(300))],
+            Self::Steady => vec![Size::Rate(500, seconds(20), lone), Size::Rate(2000, seconds(20), lone)],
+            Self::HeldXmin => vec![Size::Rate(2000, seconds(300), 0)],
             Self::Http => vec![events(20_000)],
             Self::Backlog | Self::Restart => vec![events(10_000_000)],
             Self::Idle => vec![Size::Seconds(seconds(60))],
@@ -201,7 +203,7 @@ impl Display for Size {
             Self::Events(events) => write!(f, "{events} events"),
             Self::Seconds(seconds) => write!(f, "{seconds} s"),
             Self::Producers(producers, seconds) => write!(f, "{producers} producers, {seconds} s"),
-            Self::Rate(rate, seconds) => write!(f, "{rate}/s, {seconds} s"),
+            Self::Rate(rate, seconds, _) => write!(f, "{rate}/s, {seconds} s"),
         }
     }
 }
