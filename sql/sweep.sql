@@ -6,13 +6,19 @@
 -- The range is said of `done` and `open`, too, so that only the partitions of it are looked into: half the time.
 WITH w AS MATERIALIZED (
     SELECT handler, position::pg_snapshot AS position FROM unnest($3::text[], $4::text[]) AS w (handler, position)
+), bounds AS MATERIALIZED (
+    -- What no handler has come to lies between these, and is told by two comparisons: a backlog costs the sweep next to nothing.
+    SELECT (SELECT pg_snapshot_xmax(position) FROM w ORDER BY pg_snapshot_xmax(position) DESC LIMIT 1) AS come_to,
+           pg_snapshot_xmax(pg_current_snapshot()) AS given_out
 ), found AS (
     INSERT INTO outbox.open (event_id, handler, state, due_at, topic, key, payload, headers, priority, expires_at, created_at)
     SELECT e.id, h.name, 'scheduled', greatest(e.due_at, now()), e.topic, e.key, e.payload, e.headers, e.priority, e.expires_at, e.created_at
     FROM w
     JOIN outbox.handler h ON h.name = w.handler
-    JOIN outbox.event e ON e.id >= $1 AND e.id < $2 AND e.id >= h.first_id AND (e.topic || '.') ~ h.topic_regex
-    WHERE (pg_visible_in_snapshot(e.xid, w.position) OR e.xid >= pg_snapshot_xmax(pg_current_snapshot()))
+    CROSS JOIN bounds b
+    JOIN outbox.event e ON (e.xid < b.come_to OR e.xid >= b.given_out)
+                       AND e.id >= $1 AND e.id < $2 AND e.id >= h.first_id AND (e.topic || '.') ~ h.topic_regex
+    WHERE (pg_visible_in_snapshot(e.xid, w.position) OR e.xid >= b.given_out)
       AND NOT EXISTS (SELECT FROM outbox.done d WHERE d.event_id = e.id AND d.handler = h.name AND d.event_id >= $1 AND d.event_id < $2)
       AND NOT EXISTS (SELECT FROM outbox.open o WHERE o.event_id = e.id AND o.handler = h.name AND o.event_id >= $1 AND o.event_id < $2)
     ON CONFLICT DO NOTHING

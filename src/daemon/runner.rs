@@ -2,11 +2,12 @@
 //! outcomes, and owns the tasks: when it is dropped they end, and what they hold (child processes, requests) ends with
 //! them.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::hash::Hash;
 use std::panic::AssertUnwindSafe;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
@@ -14,6 +15,7 @@ use std::time::{Duration, Instant};
 use futures_util::FutureExt as _;
 use futures_util::future::{self, Either};
 use rustc_hash::FxHashMap;
+use tokio::sync::mpsc::error::SendError;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{oneshot, watch};
 use tokio::task::AbortHandle;
@@ -29,6 +31,11 @@ use crate::outcome::{Failure, Fault, Outcome, bounded_as};
 
 /// An attempt's heartbeats are passed on this often at most.
 const TELL_EVERY: Duration = Duration::from_secs(1);
+
+/// Attempts that one task asks for the first time.
+const GROUP: usize = 32;
+/// When they have taken so long to be asked, one of them computes. Nobody waits behind it: the rest get tasks at once.
+const GROUP_PATIENCE: Duration = Duration::from_micros(200);
 
 /// How long an attempt may run.
 #[derive(Debug, Clone, Copy)]
@@ -46,20 +53,65 @@ impl From<&DeliveryConfig> for Limits {
     }
 }
 
+/// An attempt that is about to run.
+struct Begin<T> {
+    ticket: T,
+    handler: Arc<dyn Handler>,
+    attempt: Attempt,
+    limits: Limits,
+}
+
+/// What a task tells.
+enum Told<T> {
+    /// These have ended.
+    Ended(Vec<(T, Outcome)>),
+    /// This one goes on in a task of its own.
+    Goes(T, AbortHandle),
+}
+
 /// The attempts that run.
+///
+/// They begin in groups: a task asks each of a group for the first time, and those that do not end with that go on in tasks of their
+/// own. Many attempts have little to do, and a task for each of them costs more than they do.
 pub(super) struct Runner<T> {
+    fresh: Vec<Begin<T>>,
+    tasks: Tasks<T>,
+    told: UnboundedReceiver<Told<T>>,
+    ended: VecDeque<(T, Outcome)>,
+    /// Those whose outcome is still wanted, with their task if they have one of their own.
+    wanted: FxHashMap<T, Option<AbortHandle>>,
+}
+
+/// How a task is started, from wherever.
+struct Tasks<T> {
+    tracker: TaskTracker,
+    tell: UnboundedSender<Told<T>>,
     news: UnboundedSender<News<T>>,
-    /// What has ended, from the tasks. A `JoinSet` would hand over each by itself, with a lock and a wake-up.
-    ends: UnboundedSender<(T, Outcome)>,
-    ended: UnboundedReceiver<(T, Outcome)>,
-    tasks: TaskTracker,
-    /// Those whose outcome is still wanted.
-    wanted: FxHashMap<T, AbortHandle>,
+}
+
+impl<T> Clone for Tasks<T> {
+    fn clone(&self) -> Self {
+        Self { tracker: self.tracker.clone(), tell: self.tell.clone(), news: self.news.clone() }
+    }
 }
 
 impl<T> Drop for Runner<T> {
     fn drop(&mut self) {
-        for task in self.wanted.values() {
+        self.abort();
+    }
+}
+
+impl<T> Runner<T> {
+    /// Ends all tasks. One that a group starts from here on, it ends itself: it cannot tell of it any more.
+    fn abort(&mut self) {
+        self.fresh.clear();
+        self.told.close();
+        while let Ok(told) = self.told.try_recv() {
+            if let Told::Goes(_, task) = told {
+                task.abort();
+            }
+        }
+        for task in self.wanted.drain().filter_map(|(_, task)| task) {
             task.abort();
         }
     }
@@ -68,26 +120,37 @@ impl<T> Drop for Runner<T> {
 impl<T: Copy + Eq + Hash + Send + Sync + 'static> Runner<T> {
     #[must_use]
     pub(super) fn new(news: UnboundedSender<News<T>>) -> Self {
-        let (ends, ended) = unbounded_channel();
-        Self { news, ends, ended, tasks: TaskTracker::new(), wanted: FxHashMap::default() }
+        let (tell, told) = unbounded_channel();
+        let tasks = Tasks { tracker: TaskTracker::new(), tell, news };
+        Self { fresh: Vec::new(), tasks, told, ended: VecDeque::new(), wanted: FxHashMap::default() }
     }
 
-    /// Starts one attempt; `ticket` comes back with its outcome.
+    /// Takes an attempt that [`go`](Self::go) starts; `ticket` comes back with its outcome.
     pub(super) fn start(&mut self, ticket: T, handler: Arc<dyn Handler>, attempt: Attempt, limits: Limits) {
-        let (news, ends) = (self.news.clone(), self.ends.clone());
-        let task = self.tasks.spawn(async move {
-            let outcome = run(ticket, &*handler, &attempt, limits, &news).await;
-            // Nobody asks any more when the term is over.
-            let _ = ends.send((ticket, outcome));
-        });
-        self.wanted.insert(ticket, task.abort_handle());
+        self.wanted.insert(ticket, None);
+        self.fresh.push(Begin { ticket, handler, attempt, limits });
+    }
+
+    /// Starts what was taken.
+    pub(super) fn go(&mut self) {
+        let mut fresh = std::mem::take(&mut self.fresh).into_iter();
+        loop {
+            let group: Vec<Begin<T>> = fresh.by_ref().take(GROUP).collect();
+            if group.is_empty() {
+                return;
+            }
+            self.tasks.tracker.spawn(self.tasks.clone().begin(group));
+        }
     }
 
     /// Ends one attempt now: what it holds (child processes, requests) ends with it, and its outcome never arrives, not
     /// even if it had ended already. Returns whether there was one.
     pub(super) fn cancel(&mut self, ticket: &T) -> bool {
+        // One without a task of its own is ended when that is heard of.
         self.wanted.remove(ticket).is_some_and(|task| {
-            task.abort();
+            if let Some(task) = task {
+                task.abort();
+            }
             true
         })
     }
@@ -95,12 +158,11 @@ impl<T: Copy + Eq + Hash + Send + Sync + 'static> Runner<T> {
     /// Waits for the next attempt to end. Pending for ever while nothing runs.
     pub(super) async fn ended(&mut self) -> (T, Outcome) {
         loop {
-            match self.ended.recv().await {
-                Some(ended) => {
-                    if let Some(ended) = self.if_wanted(ended) {
-                        return ended;
-                    }
-                }
+            if let Some(ended) = self.try_ended() {
+                return ended;
+            }
+            match self.told.recv().await {
+                Some(told) => self.hear(told),
                 None => std::future::pending().await,
             }
         }
@@ -108,25 +170,73 @@ impl<T: Copy + Eq + Hash + Send + Sync + 'static> Runner<T> {
 
     /// An attempt that has ended already, if there is one.
     pub(super) fn try_ended(&mut self) -> Option<(T, Outcome)> {
-        while let Ok(ended) = self.ended.try_recv() {
-            if let Some(ended) = self.if_wanted(ended) {
-                return Some(ended);
+        loop {
+            while let Some(ended) = self.ended.pop_front() {
+                if self.wanted.remove(&ended.0).is_some() {
+                    return Some(ended);
+                }
             }
+            let told = self.told.try_recv().ok()?;
+            self.hear(told);
         }
-        None
     }
 
     /// Ends every attempt now and waits until they are gone.
     pub(super) async fn cut_off(&mut self) {
-        for (_, task) in self.wanted.drain() {
-            task.abort();
-        }
-        self.tasks.close();
-        self.tasks.wait().await;
+        self.abort();
+        self.tasks.tracker.close();
+        self.tasks.tracker.wait().await;
     }
 
-    fn if_wanted(&mut self, ended: (T, Outcome)) -> Option<(T, Outcome)> {
-        self.wanted.remove(&ended.0).map(|_| ended)
+    fn hear(&mut self, told: Told<T>) {
+        match told {
+            Told::Ended(ended) => self.ended.extend(ended),
+            Told::Goes(ticket, task) => match self.wanted.get_mut(&ticket) {
+                Some(known) => *known = Some(task),
+                // Cancelled meanwhile.
+                None => task.abort(),
+            },
+        }
+    }
+}
+
+impl<T: Copy + Send + Sync + 'static> Tasks<T> {
+    /// Asks each of a group for the first time.
+    async fn begin(self, group: Vec<Begin<T>>) {
+        let mut ended = Vec::with_capacity(group.len());
+        let mut group = group.into_iter();
+        let started = Instant::now();
+        for begin in group.by_ref() {
+            let ticket = begin.ticket;
+            let mut running = Box::pin(run(begin, self.news.clone()));
+            match poll_fn(|context| Poll::Ready(running.as_mut().poll(context))).await {
+                Poll::Ready(outcome) => ended.push((ticket, outcome)),
+                Poll::Pending => self.goes_on(ticket, running),
+            }
+            if started.elapsed() > GROUP_PATIENCE {
+                break;
+            }
+        }
+        self.tell(ended);
+        for begin in group {
+            self.goes_on(begin.ticket, Box::pin(run(begin, self.news.clone())));
+        }
+    }
+
+    fn goes_on(&self, ticket: T, running: Pin<Box<impl Future<Output = Outcome> + Send + 'static>>) {
+        let tasks = self.clone();
+        let task = self.tracker.spawn(async move {
+            let outcome = running.await;
+            tasks.tell(vec![(ticket, outcome)]);
+        });
+        if let Err(SendError(Told::Goes(_, task))) = self.tell.send(Told::Goes(ticket, task.abort_handle())) {
+            task.abort();
+        }
+    }
+
+    fn tell(&self, ended: Vec<(T, Outcome)>) {
+        // Nobody asks any more when the term is over.
+        let _ = self.tell.send(Told::Ended(ended));
     }
 }
 
@@ -139,13 +249,8 @@ struct Watch<'a, T> {
     news: &'a UnboundedSender<News<T>>,
 }
 
-async fn run<T: Copy>(
-    ticket: T,
-    handler: &dyn Handler,
-    attempt: &Attempt,
-    limits: Limits,
-    news: &UnboundedSender<News<T>>,
-) -> Outcome {
+async fn run<T: Copy>(begin: Begin<T>, news: UnboundedSender<News<T>>) -> Outcome {
+    let Begin { ticket, handler, attempt, limits } = &begin;
     let began = Instant::now();
     // A handler may panic before it returns its future, too.
     let mut handled = pin!(AssertUnwindSafe(async { handler.run(attempt).await }).catch_unwind());
@@ -153,7 +258,8 @@ async fn run<T: Copy>(
     let ended = match poll_fn(|context| Poll::Ready(handled.as_mut().poll(context))).await {
         Poll::Ready(ended) => Ok(ended),
         Poll::Pending => {
-            let watch = Watch { ticket, limits, began, said: attempt.heartbeats.listen(), news };
+            let (ticket, limits, said) = (*ticket, *limits, attempt.heartbeats.listen());
+            let watch = Watch { ticket, limits, began, said, news: &news };
             // Unconstrained: a handler that always has something to do, such as a flood to read, must not use up the turns
             // in which the time-out would be noticed.
             let given_up = Box::pin(tokio::task::unconstrained(watch.until_given_up()));
@@ -294,18 +400,21 @@ mod tests {
         let long = Limits { silence: Duration::from_hours(1), in_all: Duration::from_hours(1) };
         let hangs: Arc<dyn Handler> = Arc::new(Told { says: says.clone(), ends: false });
         runner.start(1, hangs, attempt(), long);
+        runner.go();
         assert_eq!(said.recv().await, Some("begun"));
         assert!(runner.cancel(&1), "it runs");
         assert!(!runner.cancel(&1), "it runs no more");
         // Whoever waits for the next outcome drives the tasks.
         let ends: Arc<dyn Handler> = Arc::new(Told { says: says.clone(), ends: true });
         runner.start(2, Arc::clone(&ends), attempt(), long);
+        runner.go();
         assert_eq!(runner.ended().await.0, 2);
         let mut rest = vec![said.recv().await, said.recv().await, said.recv().await];
         rest.sort_unstable();
         assert_eq!(rest, [Some("begun"), Some("dropped"), Some("dropped")]);
 
         runner.start(3, ends, attempt(), long);
+        runner.go();
         assert_eq!((said.recv().await, said.recv().await), (Some("begun"), Some("dropped")));
         tokio::task::yield_now().await;
         assert!(runner.cancel(&3), "it has ended and nobody has heard of it");

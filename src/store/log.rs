@@ -100,8 +100,12 @@ impl Store {
     pub async fn tail_head(&self, cursor: &Cursor, limit: PageLimit) -> Result<Page, Error> {
         let (late, after) = cursor.late();
         let (xid, id) = cursor.range_start();
-        let params: [&(dyn ToSql + Sync); 5] = [&late, &after, &xid.to_string(), &id, &rows(limit)];
-        let (events, snapshot, full) = self.page(sql!("tail_head"), &params, limit).await?;
+        let (xid, rows) = (xid.to_string(), rows(limit));
+        let (events, snapshot, full) = if late.is_empty() {
+            self.page(sql!("tail_new"), &[&xid, &id, &rows], limit).await?
+        } else {
+            self.page(sql!("tail_head"), &[&late, &after, &xid, &id, &rows], limit).await?
+        };
         let now = snapshot.unwrap_or_else(|| cursor.position.clone());
         let end = Cursor::at(now.clone());
         let cursor = match events.last() {

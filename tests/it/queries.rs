@@ -104,6 +104,7 @@ async fn the_hot_statements_are_planned_by_index_and_never_sorted() {
     tail.client.batch_execute(TAIL_SETTINGS).await.unwrap();
     let tail_plans = [
         plan(&tail, "tail_head", "'{5}', '{0}', '9', 0, 1000").await,
+        plan(&tail, "tail_new", "'9', 0, 1000").await,
         plan(&tail, "tail_behind", "'{5}', '{0}', '9', 0, 1000, '9:9:', '{}', '{}', '9'").await,
         plan(&tail, "settled_among", "'{1,2,3}', '{all}', 1, 3").await,
     ];

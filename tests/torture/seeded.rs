@@ -108,8 +108,8 @@ const BUGS: [Bug; 12] = [
         run: "--rounds 1 --calm 6 --storm 3 --faults kill-standby",
         edits: &[Edit {
             file: "src/daemon/runner.rs",
-            old: "let outcome = run(ticket, &*handler, &attempt, limits, &news).await;",
-            new: "tokio::spawn(async move { run(ticket, &*handler, &attempt, limits, &news).await });
+            old: "let outcome = running.await;",
+            new: "tokio::spawn(running);
                   let outcome = Outcome::Done { result: None };",
         }],
     },

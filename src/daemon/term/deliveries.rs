@@ -30,6 +30,7 @@ impl Term<'_> {
                 }
             }
         }
+        self.runner.go();
     }
 
     fn start_attempt(&mut self, start: Start) {
