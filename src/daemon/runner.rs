@@ -1,4 +1,4 @@
-//! The runner: every attempt is a task with a deadline, which heartbeats put off. It turns a time-out and a panic into
+//! The runner: attempts as tasks, each with a deadline, which heartbeats put off. It turns a time-out and a panic into
 //! outcomes, and owns the tasks: when it is dropped they end, and what they hold (child processes, requests) ends with
 //! them.
 
