@@ -202,6 +202,12 @@ pub enum Settlement {
     },
 }
 
+/// The word in `outbox.attempt`, and in the metrics, for an attempt that failed and runs again. `spent`: it counts as a failure.
+#[must_use]
+pub fn failed_as(spent: bool) -> &'static str {
+    if spent { "retry" } else { "unreachable" }
+}
+
 /// The attempt that ended.
 #[derive(Debug, Clone, Copy)]
 pub struct Tried {

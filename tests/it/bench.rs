@@ -55,6 +55,9 @@ async fn a_named_database_must_not_be_in_use_and_is_left_as_it_was() {
     assert_eq!(text(&session, "SELECT count(*)::text FROM outbox.event").await, "0");
 
     let empty = Database::empty().await;
+    let output = outboxd_output(None, &["bench", "idle", "--database-url", &url(&empty)]).await;
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("leave --database-url out"));
     let drain = ["bench", "drain", "--events", "1000", "--database-url", &url(&empty)];
     let output = outboxd_output(None, &drain).await;
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

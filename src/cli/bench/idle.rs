@@ -1,6 +1,7 @@
 //! `idle`: what a daemon costs that has nothing to do.
 
 use std::fs;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::super::Failure;
@@ -16,16 +17,20 @@ const OURS: &str = "outboxd ";
 const BENCH: &str = "outboxd bench";
 
 pub(super) async fn run(stand: &Stand, how_long: Duration) -> Result<Vec<Figure>, Failure> {
+    let server = stand.server().ok_or_else(|| {
+        Failure::with_code(2, "idle counts the statements in the log of a server of its own: leave --database-url out")
+    })?;
+    let log = server.log_file();
     stand.fresh().await?;
     stand.log_statements(true).await?;
     let mut daemon = Part::start(stand, &Role::Daemon { handlers: 2, takes: 0, tells: false })?;
     daemon.says_that("ready").await?;
     tokio::time::sleep(SETTLED_AFTER).await;
-    let before = (statements(stand)?, daemon.used()?.cpu_seconds, Instant::now());
+    let before = (statements(&log)?, daemon.used()?.cpu_seconds, Instant::now());
     tokio::time::sleep(how_long).await;
     let used = daemon.used()?;
     let seconds = before.2.elapsed().as_secs_f64();
-    let said = statements(stand)? - before.0;
+    let said = statements(&log)? - before.0;
     daemon.stop().await?;
     stand.log_statements(false).await?;
     Ok(vec![
@@ -36,12 +41,8 @@ pub(super) async fn run(stand: &Stand, how_long: Duration) -> Result<Vec<Figure>
     ])
 }
 
-fn statements(stand: &Stand) -> Result<f64, Failure> {
-    let server = stand.server().ok_or_else(|| {
-        Failure::with_code(2, "idle counts the statements in the log of a server of its own: leave --database-url out")
-    })?;
-    let log =
-        fs::read_to_string(server.log_file()).map_err(|error| Failure::new(format!("the server's log: {error}")))?;
+fn statements(log: &Path) -> Result<f64, Failure> {
+    let log = fs::read_to_string(log).map_err(|error| Failure::new(format!("the server's log: {error}")))?;
     let ours = |line: &&str| line.starts_with(OURS) && !line.starts_with(BENCH);
     let statement = |line: &&str| ["|LOG:  statement: ", "|LOG:  execute "].iter().any(|kind| line.contains(kind));
     #[expect(clippy::cast_precision_loss, reason = "a log has no 2^53 lines")]

@@ -39,7 +39,8 @@ The daemon is a process of its own, as it would be in service, and its handlers 
 costs without the daemon, measured in the same run. Ratios within one run say more than figures: the server, the daemon and the
 load share this machine.
 
-Exit codes: 0; 1 if something could not be measured; 69 if there is no PostgreSQL; 78 if the database has a schema outbox.";
+Exit codes: 0; 1 if something could not be measured; 2 for idle with --database-url, because it reads the server's log; 69 if there is no
+PostgreSQL; 78 if the database has a schema outbox.";
 
 #[derive(Debug, Args)]
 #[command(after_help = HELP)]
@@ -51,7 +52,7 @@ pub(super) struct Bench {
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
     runs: u32,
     /// Events of a scenario that counts events, instead of its own number
-    #[arg(long, value_parser = clap::value_parser!(u32).range(100..=100_000_000))]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(100..=20_000_000))]
     events: Option<u32>,
     /// Seconds of a scenario that lasts a time, instead of its own
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=3600))]

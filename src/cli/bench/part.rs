@@ -28,8 +28,8 @@ use crate::observe::{Observation, Observer};
 const CONCURRENCY: usize = 500;
 /// Requests at the same time.
 const REQUESTS_TOGETHER: usize = 50;
-/// How long a part may take to say something that it must say.
-const SAYS_MAX: Duration = Duration::from_mins(2);
+/// How long a part may take to say something that it must say. The longest is what the most events take.
+const SAYS_MAX: Duration = Duration::from_mins(20);
 /// How long a part may take to end.
 const ENDS_MAX: Duration = Duration::from_secs(40);
 
@@ -215,8 +215,9 @@ impl Part {
     pub(super) async fn says_that(&mut self, word: &str) -> Result<String, Failure> {
         loop {
             let line = self.says().await?;
-            if let Some(rest) = line.strip_prefix(word) {
-                return Ok(rest.trim().to_owned());
+            let (first, rest) = line.split_once(' ').unwrap_or((&line, ""));
+            if first == word {
+                return Ok(rest.to_owned());
             }
         }
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::super::write::{Ended, Write};
-use crate::outcome::{Failure, Settlement, TEXT_BYTES_MAX, excerpt};
+use crate::outcome::{Failure, Settlement, TEXT_BYTES_MAX, excerpt, failed_as};
 use crate::store::settle::{Attempts, Finished, Opened, Pairs};
 use crate::store::{Error, Store};
 
@@ -127,9 +127,9 @@ impl Batch {
                 }
             }
             Ended::Settled(Settlement::Retry { after, failure, spent }) => {
-                let (failures, outcome) = if *spent { (failed, "retry") } else { (write.failures, "unreachable") };
+                let failures = if *spent { failed } else { write.failures };
                 self.open(write).push(write, "retrying", failures, Some(*after), Some(&failure.error), now);
-                self.attempt(write, outcome, Some(failure), now);
+                self.attempt(write, failed_as(*spent), Some(failure), now);
             }
             Ended::Settled(Settlement::Wait { timeout }) => {
                 self.open(write).push(write, "waiting", write.failures, Some(*timeout), None, now);

@@ -13,7 +13,7 @@ use super::gate::verdict;
 use super::{PULSE_EVERY, Term};
 use crate::event::{Attempt, EventId, Heartbeats};
 use crate::observe::Observation;
-use crate::outcome::{Outcome, Settlement};
+use crate::outcome::{Outcome, Settlement, failed_as};
 use crate::store::settle::{Claim, Claimed, Standing};
 
 impl Term<'_> {
@@ -90,7 +90,7 @@ impl Term<'_> {
         self.context.observer.tell(&match settlement {
             Settlement::Done { .. } | Settlement::Committed => Observation::Done { event, handler, attempt, ran },
             Settlement::Retry { after, failure, spent } => {
-                let outcome = if spent { "retry" } else { "unreachable" };
+                let outcome = failed_as(spent);
                 Observation::Retrying { event, handler, attempt, outcome, after, error: failure.error }
             }
             Settlement::Snooze { after } => Observation::Snoozed { event, handler, attempt, after },
