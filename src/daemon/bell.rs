@@ -36,6 +36,9 @@ const DROWSY_PAUSE_MAX: Duration = Duration::from_millis(500);
 /// So many reads in a row that find events, and it is worth silencing the producers: a lone event costs two reads and
 /// no change of the flag.
 const STREAK_TO_WAKE: u8 = 2;
+/// A read that finds so many events is a stream by itself. With 64 producers at work on the daemon's two cores a read takes
+/// several milliseconds, and everybody rings meanwhile.
+const STREAM: usize = 4;
 
 /// When to read the log next.
 #[derive(Debug)]
@@ -116,7 +119,11 @@ impl Bell {
     /// The log was read and held so many events; the read's own snapshot says which producers had ended.
     pub fn read(&mut self, events: usize, snapshot: &Snapshot, now: Instant) {
         let found = events > 0;
-        self.streak = if found { self.streak.saturating_add(1) } else { 0 };
+        self.streak = match events {
+            0 => 0,
+            1..STREAM => self.streak.saturating_add(1),
+            _ => STREAK_TO_WAKE,
+        };
         self.read_at = match &mut self.mode {
             Mode::Awake { .. } if events < PAGE_WORTH => Some(now + read_pause(events)),
             _ if found || self.rung => Some(now),
@@ -229,5 +236,16 @@ mod tests {
         assert_eq!(bell.next(now), Next::WakeUp);
         bell.woke_up(now);
         assert_eq!(bell.next(now), Next::Read);
+    }
+
+    #[test]
+    fn one_read_that_finds_several_events_silences_the_producers() {
+        let now = Instant::now();
+        let mut bell = Bell::new(now);
+        bell.fell_asleep(vec![], now);
+        bell.read(0, &nothing_in_progress(), now);
+        bell.ring(now);
+        bell.read(STREAM, &nothing_in_progress(), now);
+        assert_eq!(bell.next(now), Next::WakeUp);
     }
 }

@@ -86,7 +86,7 @@ enum Scenario {
     Backlog,
     /// Nothing to do for 60 s, after 70 s
     Idle,
-    /// A start where 10,000,000 deliveries are done, 1,000,000 have a row that waits, and 1,000,000 events are new
+    /// Five starts where 10,000,000 deliveries are done, 1,000,000 have a row that waits, and 1,000,000 events are new
     Restart,
 }
 

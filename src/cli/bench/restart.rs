@@ -8,6 +8,8 @@ use super::stand::Stand;
 
 /// Of so many events that are done, one waits for its time in `outbox.open`, and one more has come since.
 const DONE_FOR_ONE: u32 = 10;
+/// To make all of that takes minutes, to start takes none.
+const STARTS: u32 = 5;
 const ROWS_TOGETHER: i64 = 200_000;
 
 pub(super) async fn run(stand: &Stand, done: u32) -> Result<Vec<Figure>, Failure> {
@@ -20,14 +22,17 @@ pub(super) async fn run(stand: &Stand, done: u32) -> Result<Vec<Figure>, Failure
     let waiting = done / DONE_FOR_ONE;
     stand.fill(done + waiting).await?;
     settle(stand, done.into()).await?;
-    stand.fill_more(done + waiting, waiting).await?;
-
-    let began = clock::now();
-    let mut daemon = Part::start(stand, &role)?;
-    let first = daemon.says_when("first").await?;
-    let ready = clock::between(began, first).as_secs_f64();
-    daemon.stop().await?;
-    Ok(vec![Figure::new("seconds from the start to the first attempt", ready).target(Target::AtMost(2.0))])
+    let mut slowest = 0f64;
+    for start in 1..=STARTS {
+        stand.fill_more(done + start * waiting, waiting).await?;
+        let began = clock::now();
+        let mut daemon = Part::start(stand, &role)?;
+        let first = daemon.says_when("first").await?;
+        slowest = slowest.max(clock::between(began, first).as_secs_f64());
+        daemon.stop().await?;
+    }
+    let what = "seconds from the start to the first attempt, the slowest of five";
+    Ok(vec![Figure::new(what, slowest).target(Target::AtMost(2.0))])
 }
 
 /// As a daemon would have left it: outcomes for the first events, rows that wait for the rest, and a position behind them all.

@@ -23,7 +23,7 @@ fn present() -> Instant {
 }
 
 impl Bell {
-    /// Two reads in a row have found events.
+    /// What the last reads found is worth waking up for.
     fn waking() -> Self {
         Self { mode: Mode::Asleep, streak: STREAK_TO_WAKE, read_at: Some(present()), rung: false }
     }
