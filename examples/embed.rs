@@ -37,7 +37,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         // With its own settings, and every outcome there is: this one fails the first time.
         .handler_with("audit", delivery, async |attempt: Attempt| match attempt.number {
             1 => Outcome::Retry { after: Some(Duration::from_millis(50)), failure: Failure::new("not yet") },
-            _ => Outcome::Done { result: Some(serde_json::json!({ "key": attempt.idempotency_key() })) },
+            _ => Outcome::done_with(serde_json::json!({ "key": attempt.idempotency_key() })),
         })
         .build()?;
     let running = tokio::spawn(daemon.run(stop.clone()));

@@ -65,6 +65,8 @@ CREATE TABLE outbox.event (
 
 -- The tail reads by (xid, id): a large transaction can be paged.
 CREATE INDEX event_xid_id ON outbox.event (xid, id);
+-- Everything that came of one event; see outbox.related. Only what was emitted has the header, so others do not pay for it.
+CREATE INDEX event_correlation ON outbox.event ((headers->>'correlation_id'), id) WHERE headers ? 'correlation_id';
 
 CREATE TABLE outbox.event_default PARTITION OF outbox.event DEFAULT;
 
@@ -102,6 +104,9 @@ CREATE TABLE outbox.open (
     priority   smallint    NOT NULL,
     expires_at timestamptz,
     created_at timestamptz NOT NULL,
+    -- How often it has answered "not yet", and when it must have answered.
+    polls      integer     NOT NULL DEFAULT 0,
+    answer_by  timestamptz,
     -- What the running attempt said last, and when it said something.
     progress     jsonb,
     heartbeat_at timestamptz,
@@ -165,7 +170,8 @@ CREATE TABLE outbox.handler (
     first_id    bigint      NOT NULL,
     -- One delivery of a key at a time, in order; what a dead one does to those behind it. Null: no order.
     ordered     text,
-    -- The topic of the event that tells of a dead delivery.
+    -- The topics of the events that tell of a delivery that succeeded, and of a dead one.
+    on_done     text,
     on_dead     text,
     -- By hand, or because the target answered 410. Over at paused_until, if there is one.
     paused_at    timestamptz,
@@ -243,6 +249,25 @@ CREATE TABLE outbox.installation (
 INSERT INTO outbox.installation (system_identifier, timeline)
 SELECT system_identifier, ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::integer
 FROM pg_control_system();
+
+-- When each schedule ticked last, and will next.
+CREATE TABLE outbox.schedule (
+    name      text        PRIMARY KEY,
+    cron      text        NOT NULL,
+    timezone  text        NOT NULL,
+    topic     text        NOT NULL,
+    ticked_at timestamptz NOT NULL,
+    next_at   timestamptz
+);
+
+-- What callback tokens are made with. Who reads it can answer for every delivery.
+CREATE TABLE outbox.callback_key (
+    singleton boolean PRIMARY KEY DEFAULT true,
+    -- The random bits of two UUIDs, 244 of them: those of PostgreSQL are cryptographically strong.
+    key       bytea   NOT NULL DEFAULT sha256((gen_random_uuid()::text || gen_random_uuid()::text)::bytea),
+    CONSTRAINT there_is_one_key CHECK (singleton)
+);
+INSERT INTO outbox.callback_key DEFAULT VALUES;
 
 -- The bell's flag: 1 = the daemon sleeps, ring; 2 = it is awake, be silent. A sequence, because it is read and
 -- set outside snapshots: a producer whose snapshot is an hour old still sees the flag of this moment.

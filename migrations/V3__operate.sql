@@ -151,6 +151,32 @@ CREATE TRIGGER change_key_order AFTER UPDATE OF ordered ON outbox.handler FOR EA
     WHEN (OLD.ordered IS DISTINCT FROM NEW.ordered)
     EXECUTE FUNCTION outbox.change_key_order();
 
+-- The headers of what came of an event: its id, that of the first event of all, and the trace (Emit::caused_by is its twin).
+CREATE FUNCTION outbox.caused_by(event_id bigint, headers jsonb) RETURNS jsonb
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT jsonb_build_object('correlation_id', event_id::text) || coalesce(jsonb_object_agg(h.key, h.value), '{}')
+           || jsonb_build_object('causation_id', event_id::text)
+    FROM jsonb_each_text(headers) AS h (key, value)
+    WHERE h.key IN ('correlation_id', 'traceparent', 'tracestate') AND octet_length(h.value) <= 512
+$$;
+
+-- Everything that came of the same first event as this one, and that event, in the order of their ids.
+CREATE FUNCTION outbox.related(event_id bigint) RETURNS SETOF outbox.event
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    WITH first AS (
+        SELECT coalesce(e.headers->>'correlation_id', e.id::text) AS correlation FROM outbox.event e WHERE e.id = related.event_id
+    )
+    SELECT e.* FROM first f JOIN outbox.event e ON e.headers ? 'correlation_id' AND e.headers->>'correlation_id' = f.correlation
+    UNION ALL
+    SELECT e.* FROM first f JOIN outbox.event e ON e.id = CASE WHEN f.correlation ~ '^[0-9]{1,18}$' THEN f.correlation::bigint END
+    WHERE NOT e.headers ? 'correlation_id'
+    ORDER BY id
+$$;
+
 -- A dead delivery becomes an event of its own, if its handler names a topic for that. The death of such an event does not. An
 -- event has no room for a payload of 16 MiB and what is said about it: then the payload is null, and stands in outbox.open.
 CREATE FUNCTION outbox.tell_dead() RETURNS trigger
@@ -175,7 +201,7 @@ BEGIN
     END;
     INSERT INTO outbox.event (topic, key, payload, headers)
     VALUES (on_dead, NEW.key, CASE WHEN pg_column_size(told) <= 16777216 THEN told ELSE about END,
-            jsonb_strip_nulls(jsonb_build_object('outbox-dead-of', NEW.event_id::text, 'traceparent', NEW.headers->'traceparent')));
+            outbox.caused_by(NEW.event_id, NEW.headers) || jsonb_build_object('outbox-dead-of', NEW.event_id::text));
     RETURN NULL;
 END
 $$;
@@ -198,6 +224,8 @@ BEGIN
     UPDATE outbox.open AS o SET
         state      = CASE WHEN o.state IN ('dead', 'retrying') THEN 'retrying' ELSE 'scheduled' END,
         failures   = CASE o.state WHEN 'dead' THEN 0 ELSE o.failures END,
+        polls      = CASE o.state WHEN 'dead' THEN 0 ELSE o.polls END,
+        answer_by  = CASE o.state WHEN 'dead' THEN NULL ELSE o.answer_by END,
         due_at     = clock_timestamp(),
         updated_at = clock_timestamp()
     WHERE o.event_id = retry.event_id AND o.handler = retry.handler
@@ -217,7 +245,11 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 #variable_conflict use_column
 BEGIN
-    UPDATE outbox.open AS o SET due_at = clock_timestamp() + snooze.after, updated_at = clock_timestamp()
+    UPDATE outbox.open AS o SET
+        due_at     = clock_timestamp() + snooze.after,
+        -- One that waits for its answer may wait as long.
+        answer_by  = CASE o.state WHEN 'waiting' THEN greatest(o.answer_by, clock_timestamp() + snooze.after) ELSE o.answer_by END,
+        updated_at = clock_timestamp()
     WHERE o.event_id = snooze.event_id AND o.handler = snooze.handler AND o.state IN ('retrying', 'scheduled', 'waiting');
     IF NOT FOUND THEN
         RETURN false;
@@ -321,7 +353,7 @@ BEGIN
         ORDER BY d.n
     LOOP
         UPDATE outbox.open AS o SET
-            state = 'retrying', failures = 0, updated_at = clock_timestamp(),
+            state = 'retrying', failures = 0, polls = 0, answer_by = NULL, updated_at = clock_timestamp(),
             due_at = began + coalesce(redriven / redrive.per_second, 0) * interval '1 second'
         WHERE o.event_id = dead.event_id AND o.handler = dead.handler AND o.state = 'dead';
         IF FOUND THEN
@@ -436,86 +468,6 @@ BEGIN
     UPDATE outbox.open AS o SET heartbeat_at = clock_timestamp(), progress = coalesce(heartbeat.progress, o.progress)
     WHERE o.event_id = heartbeat.event_id AND o.handler = heartbeat.handler AND o.attempt = heartbeat.attempt
       AND o.state = 'running';
-    RETURN FOUND;
-END
-$$;
-
--- Finishes a delivery that waits for an answer. Returns whether there was one.
-CREATE FUNCTION outbox.complete(event_id bigint, handler text, result jsonb DEFAULT NULL) RETURNS boolean
-LANGUAGE plpgsql
-SET search_path = pg_catalog, pg_temp
-AS $$
-#variable_conflict use_column
-DECLARE
-    ended outbox.open;
-BEGIN
-    DELETE FROM outbox.open AS o
-    WHERE o.event_id = complete.event_id AND o.handler = complete.handler AND o.state = 'waiting'
-    RETURNING o.* INTO ended;
-    IF NOT FOUND THEN
-        RETURN false;
-    END IF;
-    INSERT INTO outbox.done (event_id, handler, outcome, attempt, started_at, finished_at, result)
-    VALUES (ended.event_id, ended.handler, 'done', ended.attempt, ended.updated_at, clock_timestamp(), complete.result);
-    PERFORM pg_notify('outbox', '');
-    RETURN true;
-END
-$$;
-
--- The pause after so many failures by a handler's settings: at random up to a ceiling, as after any other failure
--- (RetryPolicy::pause is its twin).
-CREATE FUNCTION outbox.retry_pause(retry jsonb, failures integer) RETURNS interval
-LANGUAGE sql VOLATILE
-SET search_path = pg_catalog, pg_temp
-AS $$
-    SELECT coalesce(random() * least(
-        (retry->>'max_seconds')::double precision,
-        CASE WHEN jsonb_typeof(retry->'backoff') = 'array' THEN coalesce((retry->'backoff'->>least(failures, jsonb_array_length(retry->'backoff')) - 1)::double precision, 0)
-             ELSE (retry->>'base_seconds')::double precision * CASE retry->>'backoff'
-                 WHEN 'fixed' THEN 1 WHEN 'linear' THEN failures ELSE 2 ^ least(failures - 1, 63)::double precision END
-        END
-    ), 0) * interval '1 second'
-$$;
-
--- Fails a delivery that waits for an answer: it runs again after the pause of its handler's retries, or is dead if that was its
--- last failure. Returns whether there was one.
-CREATE FUNCTION outbox.fail(event_id bigint, handler text, error text) RETURNS boolean
-LANGUAGE plpgsql
-SET search_path = pg_catalog, pg_temp
-AS $$
-#variable_conflict use_column
-DECLARE
-    retry jsonb := (SELECT h.settings->'retry' FROM outbox.handler h WHERE h.name = fail.handler);
-    most  integer := (retry->>'max_attempts')::integer;
-BEGIN
-    UPDATE outbox.open AS o SET
-        state      = CASE WHEN o.failures + 1 >= most THEN 'dead' ELSE 'retrying' END,
-        due_at     = CASE WHEN o.failures + 1 >= most THEN NULL ELSE clock_timestamp() + outbox.retry_pause(retry, o.failures + 1) END,
-        failures   = o.failures + 1,
-        last_error = left(coalesce(nullif(fail.error, ''), 'failed by outbox.fail'), 4096),
-        updated_at = clock_timestamp()
-    WHERE o.event_id = fail.event_id AND o.handler = fail.handler AND o.state = 'waiting';
-    IF NOT FOUND THEN
-        RETURN false;
-    END IF;
-    PERFORM pg_notify('outbox', '');
-    RETURN true;
-END
-$$;
-
--- True the first time for this consumer and key, and then no more for once_window (30 days). For a consumer that lives in
--- PostgreSQL: what it does in the same transaction happens once, however often it is called. Runs as the owner: consumers need
--- no right on outbox.consumed.
-CREATE FUNCTION outbox.once(consumer text, key text) RETURNS boolean
-LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = pg_catalog, pg_temp
-AS $$
-#variable_conflict use_column
-BEGIN
-    INSERT INTO outbox.consumed AS c (consumer, key, expires_at)
-    SELECT once.consumer, once.key, clock_timestamp() + i.once_window FROM outbox.installation i
-    ON CONFLICT (consumer, key) DO UPDATE SET expires_at = excluded.expires_at
-        WHERE c.expires_at <= clock_timestamp();
     RETURN FOUND;
 END
 $$;

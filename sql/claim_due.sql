@@ -15,7 +15,9 @@ WITH want AS (
 ), opened_meanwhile AS (
     DELETE FROM outbox.open o USING cancelled c WHERE o.event_id = c.event_id AND o.handler = c.handler
 ), due AS MATERIALIZED (
-    SELECT d.event_id, d.handler, d.state, w.ordered,
+    SELECT d.event_id, d.handler, w.ordered,
+           -- Its time to answer is over; before that, it is asked again.
+           d.state = 'waiting' AND coalesce(d.answer_by <= statement_timestamp(), true) AS unanswered,
            -- A delayed event takes its place behind those of its key that have begun.
            CASE WHEN w.ordered IS NOT NULL AND d.key IS NOT NULL AND d.state = 'scheduled' AND d.attempt = 0 THEN EXISTS (
                SELECT FROM outbox.open x
@@ -23,7 +25,7 @@ WITH want AS (
            ) ELSE false END AS behind
     FROM want w
     CROSS JOIN LATERAL (
-        SELECT o.event_id, o.handler, o.key, o.state, o.attempt FROM outbox.open o
+        SELECT o.event_id, o.handler, o.key, o.state, o.attempt, o.answer_by FROM outbox.open o
         WHERE o.handler = w.handler AND o.due_at <= statement_timestamp()
           AND NOT EXISTS (SELECT FROM outbox.cancelling c WHERE c.event_id = o.event_id AND c.handler = o.handler)
         ORDER BY o.due_at, o.event_id
@@ -36,13 +38,14 @@ WITH want AS (
     WHERE d.behind AND o.event_id = d.event_id AND o.handler = d.handler
 ), claimed AS (
     UPDATE outbox.open o
-    SET state = 'running', attempt = o.attempt + (d.state <> 'waiting')::integer, due_at = NULL, started_at = clock_timestamp(),
+    SET state = 'running', attempt = o.attempt + (NOT d.unanswered)::integer, due_at = NULL, started_at = clock_timestamp(),
         progress = NULL, heartbeat_at = NULL, updated_at = clock_timestamp()
     FROM due d
     WHERE NOT d.behind AND o.event_id = d.event_id AND o.handler = d.handler
-    RETURNING o.event_id, o.handler, o.attempt, o.failures, o.topic, o.key, o.payload, o.headers, o.created_at,
+    RETURNING o.event_id, o.handler, o.attempt, o.failures, o.topic, o.key, o.payload, o.headers, o.created_at, o.polls,
+              extract(epoch FROM o.answer_by - clock_timestamp())::double precision AS answer_in,
               extract(epoch FROM o.expires_at - now())::double precision AS expires_in,
-              CASE d.state WHEN 'waiting' THEN 'unanswered' ELSE 'claimed' END AS what,
+              CASE WHEN d.unanswered THEN 'unanswered' ELSE 'claimed' END AS what,
               o.key IS NOT NULL AND NOT EXISTS (
                   SELECT FROM outbox.open x
                   WHERE x.handler = o.handler AND x.key = o.key AND x.event_id <> o.event_id
@@ -57,11 +60,11 @@ SELECT 'handler' AS what, w.handler, w.paused, w.resumes_in,
         ORDER BY o.due_at LIMIT 1) AS due_in,
        NULL::bigint AS event_id, NULL::integer AS attempt, NULL::integer AS failures, NULL::text AS topic, NULL::text AS key,
        NULL::jsonb AS payload, NULL::jsonb AS headers, NULL::timestamptz AS created_at, NULL::double precision AS expires_in,
-       NULL::boolean AS alone, pg_current_snapshot()::text AS snapshot
+       NULL::boolean AS alone, NULL::integer AS polls, NULL::double precision AS answer_in, pg_current_snapshot()::text AS snapshot
 FROM want w
 UNION ALL
-SELECT what, handler, NULL, NULL, NULL, event_id, attempt, failures, topic, key, payload, headers, created_at, expires_in, alone, NULL
+SELECT what, handler, NULL, NULL, NULL, event_id, attempt, failures, topic, key, payload, headers, created_at, expires_in, alone, polls, answer_in, NULL
 FROM claimed
 UNION ALL
-SELECT 'cancelled', handler, NULL, NULL, NULL, event_id, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
+SELECT 'cancelled', handler, NULL, NULL, NULL, event_id, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
 FROM cancelled

@@ -87,6 +87,8 @@ pub struct Attempt {
     pub has_row: bool,
     /// The installation's id, the same for every event of one `outbox` schema.
     pub installation: Uuid,
+    /// Where the answer may be posted if it comes later, for a handler with `callback`.
+    pub callback: Option<String>,
     /// Where it says that it is alive; see [`Attempt::heartbeat`].
     pub heartbeats: Heartbeats,
 }

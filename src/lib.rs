@@ -23,7 +23,8 @@
 //! A module uses those above it in this list and nothing below; a test holds them to it. ARCHITECTURE.md says what each
 //! does and what it knows nothing of.
 //!
-//! * [`topic`], [`event`], [`snapshot`], [`outcome`]: the nouns, and what an outcome means.
+//! * [`topic`], [`event`], [`timetable`], [`callback`], [`emit`], [`snapshot`], [`outcome`]: the nouns, and what an outcome
+//!   means.
 //! * [`observe`]: every fact worth telling.
 //! * [`metrics`]: what is counted.
 //! * [`config`]: what the daemon is to do.
@@ -34,9 +35,11 @@
 //! * [`daemon`]: leader, bell, tail, lanes, runner, settling.
 //! * [`cli`]: the verbs.
 
+pub mod callback;
 pub mod cli;
 pub mod config;
 pub mod daemon;
+pub mod emit;
 pub mod event;
 pub mod handler;
 pub mod metrics;
@@ -46,10 +49,12 @@ pub mod postgres;
 pub mod snapshot;
 pub mod store;
 pub mod systemd;
+pub mod timetable;
 pub mod topic;
 
 pub use config::Config;
 pub use daemon::{Daemon, DaemonBuilder};
+pub use emit::Emit;
 pub use event::{Attempt, Event, EventId};
 pub use handler::native::IntoOutcome;
 pub use observe::{Observation, Observer};

@@ -45,6 +45,10 @@ pub enum Observation {
     CaughtUp { handler: Arc<str> },
     /// The sweep found deliveries that the tail never saw.
     SweepFound { deliveries: i64 },
+    /// A schedule has ticked, and this is the event.
+    Ticked { schedule: Arc<str>, event: EventId },
+    /// A schedule has ticked more often while no daemon ran than is made good: those before this time are not.
+    TicksMissed { schedule: Arc<str>, before: String },
     /// A part of the log, from this id to below that one, was old and finished, and has gone.
     Retired { from: i64, below: i64 },
     /// An attempt ended and its delivery is done.
@@ -55,6 +59,8 @@ pub enum Observation {
     Snoozed { event: EventId, handler: Arc<str>, attempt: u32, after: Duration },
     /// An attempt ended, and its answer comes later.
     Waiting { event: EventId, handler: Arc<str>, attempt: u32, timeout: Duration },
+    /// A callback brought an answer that counts.
+    Answered { event: EventId, handler: Arc<str>, done: bool },
     /// A delivery was cancelled by hand, and its running attempt ended.
     Cancelled { event: EventId, handler: Arc<str> },
     /// A handler's target cannot be reached or fails: nothing but probes is sent.
@@ -135,6 +141,7 @@ impl Observation {
             Self::Retrying { .. }
             | Self::Snoozed { .. }
             | Self::Waiting { .. }
+            | Self::Answered { .. }
             | Self::Dead { .. }
             | Self::Cancelled { .. }
             | Self::Expired { .. } => self.log_delivery(),
@@ -167,6 +174,7 @@ impl Observation {
             Self::Waiting { event, handler, attempt, timeout } => {
                 info!(%event, %handler, attempt, timeout_s = timeout.as_secs(), "waits for an answer");
             }
+            Self::Answered { event, handler, done } => info!(%event, %handler, done, "answered by a callback"),
             Self::Dead { event, handler, attempt, error } => {
                 error!(%event, %handler, attempt, error, "dead; `outboxd retry` runs it again");
             }
@@ -178,7 +186,9 @@ impl Observation {
 
     fn log_daemon(&self) {
         match self {
-            Self::Listening { address } => info!(%address, "listening: /metrics, /healthz, /readyz"),
+            Self::Listening { address } => {
+                info!(%address, "listening: /metrics, /healthz, /readyz, /callback, /events");
+            }
             Self::Leading => info!("leading: this daemon dispatches"),
             Self::StandingBy { leader } => info!(leader, "standing by: another daemon leads"),
             Self::Deposed { pid, silent } => {
@@ -209,6 +219,10 @@ impl Observation {
             Self::CaughtUp { handler } => debug!(%handler, "caught up"),
             Self::SweepFound { deliveries } => warn!(deliveries, "the sweep found deliveries the tail never saw"),
             Self::Retired { from, below } => info!(from, below, "old and finished: events and outcomes have gone"),
+            Self::Ticked { schedule, event } => debug!(%schedule, %event, "ticked"),
+            Self::TicksMissed { schedule, before } => {
+                warn!(%schedule, before, "ticked more often while no daemon ran than `catch_up` makes good");
+            }
             Self::Refused { event, handler, attempt } => {
                 warn!(%event, %handler, attempt, "outcome refused: the delivery was settled by somebody else");
             }

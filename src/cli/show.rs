@@ -6,6 +6,7 @@ use clap::Args;
 
 use super::output::{print, print_json};
 use super::{Failure, Global};
+use crate::emit::{CAUSATION, CORRELATION};
 use crate::store::inspect::{DeliveryStory, Story};
 
 #[derive(Debug, Args)]
@@ -44,6 +45,9 @@ fn told(story: &Story) -> String {
     line("priority", (story.priority != 0).then(|| story.priority.to_string()));
     line("headers", Some(story.headers.to_string()).filter(|headers| headers != "{}"));
     line("payload", Some(cut(story.payload.get())));
+    line("came of", came_of(story));
+    let emitted: Vec<String> = story.emitted.iter().map(|event| format!("{} {}", event.id, event.topic)).collect();
+    line("emitted", (!emitted.is_empty()).then(|| cut(&emitted.join(", "))));
     if story.deliveries.is_empty() {
         text.push_str("\nno handler wants it\n");
     }
@@ -52,6 +56,16 @@ fn told(story: &Story) -> String {
         text.push_str(&delivery_told(delivery));
     }
     text
+}
+
+/// The event whose delivery emitted this one, and the first of all if that is another.
+fn came_of(story: &Story) -> Option<String> {
+    let header = |name| story.headers.get(name).and_then(serde_json::Value::as_str);
+    let cause = header(CAUSATION)?;
+    Some(match header(CORRELATION) {
+        Some(first) if first != cause => format!("{cause}, and first of {first}"),
+        _ => cause.to_owned(),
+    })
 }
 
 fn delivery_told(delivery: &DeliveryStory) -> String {

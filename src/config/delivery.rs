@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::reader::{Field, Reader, Table};
 use super::text::quote;
 use super::{DeliveryConfig, OnDeadKey, Record, Start, duration, keys};
-use crate::outcome::{Backoff, RetryPolicy};
+use crate::outcome::{Backoff, PollPolicy, RetryPolicy, SNOOZE_MIN};
 use crate::topic::Pattern;
 
 const TOPICS_MAX: usize = 100;
@@ -14,6 +14,8 @@ const PAUSES_MAX: usize = 100;
 const RATE: RangeInclusive<u32> = 1..=100_000;
 const TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_hours(24);
 const RETRY_BASE: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_hours(24);
+const POLL_PAUSE: RangeInclusive<Duration> = SNOOZE_MIN..=Duration::from_hours(24);
+const POLL_TIMEOUT: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_hours(30 * 24);
 const RETRY_MAX: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_hours(30 * 24);
 
 pub(super) fn read(reader: &mut Reader<'_>, table: &Table<'_>) -> DeliveryConfig {
@@ -27,11 +29,23 @@ pub(super) fn read(reader: &mut Reader<'_>, table: &Table<'_>) -> DeliveryConfig
             retries_fit(reader, table, &field, &delivery);
         }
     }
+    delivery.poll = reader.field(table, "poll").and_then(|field| poll(reader, &field));
+    if let Some(field) = reader.field(table, "callback") {
+        delivery.callback = reader.boolean(&field, "write true or false").unwrap_or_default();
+    }
     delivery.ordered = ordered(reader, table);
     let records = [("late", Record::Late), ("start", Record::Start)];
     reader.set_choice(table, "record", "a time to record", &records, &mut delivery.record);
+    if delivery.callback {
+        if let (Record::Late, Some(field)) = (delivery.record, reader.field(table, "record")) {
+            let rule = "an answer may come before the attempt has ended; write \"start\", or remove it";
+            reader.refuse(&field, format!("with `callback` every attempt has a row from its beginning: {rule}"));
+        }
+        delivery.record = Record::Start;
+    }
     let switch = [("on", true), ("off", false)];
     reader.set_choice(table, "breaker", "a setting of the breaker", &switch, &mut delivery.breaker);
+    delivery.on_done = reader.field(table, "on_done").and_then(|field| topic(reader, &field));
     delivery.on_dead = reader.field(table, "on_dead").and_then(|field| topic(reader, &field));
     let starts = [("now", Start::Now), ("beginning", Start::Beginning)];
     reader.set_choice(table, "start", "a place to start", &starts, &mut delivery.start);
@@ -65,7 +79,7 @@ fn topics(reader: &mut Reader<'_>, table: &Table<'_>) -> Vec<Pattern> {
 }
 
 /// A topic that an event can have.
-fn topic(reader: &mut Reader<'_>, field: &Field<'_>) -> Option<String> {
+pub(super) fn topic(reader: &mut Reader<'_>, field: &Field<'_>) -> Option<String> {
     const RULE: &str = "write one topic, without wildcards, such as \"payment.dead\"";
     let text = reader.string(field, RULE)?;
     match text.parse::<Pattern>() {
@@ -109,6 +123,20 @@ fn retry(reader: &mut Reader<'_>, field: &Field<'_>) -> RetryPolicy {
     retry.concurrency = reader.count(&table, "concurrency").map(usize::from);
     retry.rate = reader.field(&table, "rate").and_then(|field| reader.integer(&field, RATE));
     retry
+}
+
+fn poll(reader: &mut Reader<'_>, field: &Field<'_>) -> Option<PollPolicy> {
+    let mut poll = PollPolicy::default();
+    let table = reader.table(field, "write a table such as { base = \"5s\", max = \"5m\", timeout = \"1d\" }")?;
+    reader.know(&table, keys::POLL);
+    let base_is_read = reader.set_duration(&table, "base", &POLL_PAUSE, &mut poll.base);
+    let max_is_read = reader.set_duration(&table, "max", &POLL_PAUSE, &mut poll.max);
+    reader.set_duration(&table, "timeout", &POLL_TIMEOUT, &mut poll.timeout);
+    if base_is_read && max_is_read && poll.base > poll.max {
+        let (base, max) = (shown(&table, "base", poll.base), shown(&table, "max", poll.max));
+        reader.refuse(field, format!("{base} is longer than {max}; write `base` at most as long as `max`"));
+    }
+    Some(poll)
 }
 
 /// What `max` is known to be cuts the pauses of a list, which is surely not what was meant.

@@ -1,9 +1,17 @@
 //! Every key there is, by table.
 
-pub(super) const ROOT: &[&str] = &["database", "daemon", "handler"];
+pub(super) const ROOT: &[&str] = &["database", "daemon", "handler", "schedule"];
 pub(super) const DATABASE: &[&str] = &["url"];
-pub(super) const DAEMON: &[&str] =
-    &["poll_interval", "drain_timeout", "dedup_window", "once_window", "retention", "pool_size", "listen"];
+pub(super) const DAEMON: &[&str] = &[
+    "poll_interval",
+    "drain_timeout",
+    "dedup_window",
+    "once_window",
+    "retention",
+    "pool_size",
+    "listen",
+    "callback_url",
+];
 pub(super) const HANDLER: &[&str] = &[
     "topics",
     "http",
@@ -14,17 +22,22 @@ pub(super) const HANDLER: &[&str] = &[
     "timeout",
     "max_timeout",
     "retry",
+    "poll",
+    "callback",
     "ordered",
     "on_dead_key",
     "record",
     "breaker",
+    "on_done",
     "on_dead",
     "start",
 ];
+pub(super) const SCHEDULE: &[&str] = &["cron", "timezone", "topic", "payload", "key", "catch_up"];
 pub(super) const HTTP: &[&str] = &["url", "secret", "headers"];
+pub(super) const POLL: &[&str] = &["base", "max", "timeout"];
 pub(super) const RETRY: &[&str] = &["max_attempts", "backoff", "base", "max", "concurrency", "rate"];
 
 /// Whether a key has a meaning in some table.
 pub(super) fn is_known(key: &str) -> bool {
-    [ROOT, DATABASE, DAEMON, HANDLER, HTTP, RETRY].iter().any(|keys| keys.contains(&key))
+    [ROOT, DATABASE, DAEMON, HANDLER, SCHEDULE, HTTP, POLL, RETRY].iter().any(|keys| keys.contains(&key))
 }

@@ -69,7 +69,7 @@ fn http_config(reader: &mut Reader<'_>, field: &Field<'_>) -> Option<HttpConfig>
 }
 
 /// The URL is not shown in errors: it may hold a token, in its path or from a `${NAME}`.
-fn url(reader: &mut Reader<'_>, field: &Field<'_>) -> Option<Url> {
+pub(super) fn url(reader: &mut Reader<'_>, field: &Field<'_>) -> Option<Url> {
     const RULE: &str = "write http://HOST/PATH or https://HOST/PATH";
     let text = reader.expanded(field, "write a string such as \"https://example.com/hooks\"")?;
     // The URL standard drops white space in silence, which would hide a mistake such as a line break in a variable.

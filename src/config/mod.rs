@@ -13,6 +13,7 @@ mod kind;
 mod load;
 mod parse;
 mod reader;
+mod schedule;
 mod syntax;
 #[cfg(test)]
 mod tests;
@@ -25,7 +26,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::outcome::RetryPolicy;
+use crate::outcome::{PollPolicy, RetryPolicy};
+use crate::timetable::Timetable;
 use crate::topic::Pattern;
 
 pub use duration::DurationError;
@@ -46,6 +48,8 @@ pub struct Config {
     pub daemon: DaemonConfig,
     /// In the order of their names.
     pub handlers: Vec<HandlerConfig>,
+    /// In the order of their names.
+    pub schedules: Vec<ScheduleConfig>,
 }
 
 /// The `[daemon]` table.
@@ -65,8 +69,10 @@ pub struct DaemonConfig {
     pub retention: Option<Duration>,
     /// Connections for SQL handlers.
     pub pool_size: usize,
-    /// Where `/metrics`, `/healthz` and `/readyz` are answered; `None` ("off"): nowhere. Port 0: the system chooses one.
+    /// Where `/metrics`, `/healthz`, `/readyz`, callbacks and questions for an event are answered; `None` ("off"): nowhere. Port 0: the system chooses one.
     pub listen: Option<SocketAddr>,
+    /// Where callbacks reach the port from outside; `None`: where it listens.
+    pub callback_url: Option<reqwest::Url>,
 }
 
 impl Default for DaemonConfig {
@@ -80,6 +86,7 @@ impl Default for DaemonConfig {
             retention: Some(Duration::from_hours(7 * 24)),
             pool_size: 8,
             listen: None,
+            callback_url: None,
         }
     }
 }
@@ -90,6 +97,19 @@ pub struct HandlerConfig {
     pub name: Arc<str>,
     pub kind: Kind,
     pub delivery: DeliveryConfig,
+}
+
+/// One `[schedule.NAME]` table: an event of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ScheduleConfig {
+    pub name: Arc<str>,
+    pub timetable: Timetable,
+    pub topic: String,
+    /// JSON text.
+    pub payload: String,
+    pub key: Option<String>,
+    /// Of the ticks that were missed while no daemon ran, the last so many are made good.
+    pub catch_up: usize,
 }
 
 /// What a handler wants and how it is run, whatever its kind.
@@ -103,12 +123,18 @@ pub struct DeliveryConfig {
     /// The longest an attempt may run that says so, longer than `timeout`; `None`: its word counts for nothing.
     pub max_timeout: Option<Duration>,
     pub retry: RetryPolicy,
+    /// How often it is asked again when it has answered "not yet"; `None`: only when its answer says when.
+    pub poll: Option<PollPolicy>,
+    /// Whether it is told where an answer may be posted that comes later. Every attempt has a row from its beginning then.
+    pub callback: bool,
     /// One delivery of a key at a time, in order; what a dead one does to those behind it. `None`: no order.
     pub ordered: Option<OnDeadKey>,
     /// An attempt has a row before it begins, not only after it has lasted a second.
     pub record: Record,
     /// Whether nothing but probes is sent to a target that cannot be reached or fails.
     pub breaker: bool,
+    /// The topic of the event that tells of a delivery that succeeded.
+    pub on_done: Option<String>,
     /// The topic of the event that tells of a dead delivery.
     pub on_dead: Option<String>,
     /// Where a handler begins that the database does not know yet.
@@ -125,9 +151,12 @@ impl DeliveryConfig {
             timeout: Duration::from_secs(30),
             max_timeout: None,
             retry: RetryPolicy::default(),
+            poll: None,
+            callback: false,
             ordered: None,
             record: Record::Late,
             breaker: true,
+            on_done: None,
             on_dead: None,
             start: Start::Now,
         }

@@ -10,9 +10,10 @@ use toml::de::DeTable;
 use super::error::Errors;
 use super::reader::{Field, Reader, Table};
 use super::text::{Lines, quote};
-use super::{Config, DEFAULT_LISTEN, DaemonConfig, HandlerConfig, Secret, delivery, keys, kind, syntax};
+use super::{Config, DEFAULT_LISTEN, DaemonConfig, HandlerConfig, Secret, delivery, keys, kind, schedule, syntax};
 
-const HANDLERS_MAX: usize = 500;
+/// Handlers, and schedules.
+const TABLES_MAX: usize = 500;
 const POLL_INTERVAL: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_hours(1);
 const DRAIN_TIMEOUT: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_hours(1);
 const DEDUP_WINDOW: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_hours(366 * 24);
@@ -54,7 +55,20 @@ fn root(reader: &mut Reader<'_>, document: &DeTable<'_>) -> Config {
     if let Some(field) = reader.field(&root, "handler")
         && let Some(table) = reader.table(&field, "write a table for each handler: [handler.NAME]")
     {
-        config.handlers = handlers(reader, &field, &table);
+        config.handlers = named(reader, &field, &table, "handler", handler);
+        config.handlers.sort_by(|a, b| a.name.cmp(&b.name));
+        let nowhere = config.daemon.listen.is_none() && config.daemon.callback_url.is_none();
+        if let Some(handler) = config.handlers.iter().find(|handler| nowhere && handler.delivery.callback) {
+            let rule = "write `callback_url`, or let `listen` be an address";
+            let message = format!("handler {} takes callbacks, and none can reach this daemon; {rule}", handler.name);
+            reader.refuse(&field, message);
+        }
+    }
+    if let Some(field) = reader.field(&root, "schedule")
+        && let Some(table) = reader.table(&field, "write a table for each schedule: [schedule.NAME]")
+    {
+        config.schedules = named(reader, &field, &table, "schedule", schedule::read);
+        config.schedules.sort_by(|a, b| a.name.cmp(&b.name));
     }
     config
 }
@@ -82,6 +96,7 @@ fn daemon(reader: &mut Reader<'_>, table: &Table<'_>, daemon: &mut DaemonConfig)
     if let Some(field) = reader.field(table, "listen") {
         daemon.listen = if field.is("off") { None } else { address(reader, &field) };
     }
+    daemon.callback_url = reader.field(table, "callback_url").and_then(|field| kind::url(reader, &field));
 }
 
 /// No names: one that means another machine tomorrow must not move the port.
@@ -92,22 +107,31 @@ fn address(reader: &mut Reader<'_>, field: &Field<'_>) -> Option<SocketAddr> {
     address.or_else(|| reader.refused(field, format!("{} is not an address with a port; {rule}", quote(text))))
 }
 
-fn handlers(reader: &mut Reader<'_>, field: &Field<'_>, table: &Table<'_>) -> Vec<HandlerConfig> {
+/// The tables in a table, each of which has a name that the database stores.
+fn named<T>(
+    reader: &mut Reader<'_>,
+    field: &Field<'_>,
+    table: &Table<'_>,
+    what: &str,
+    read: impl Fn(&mut Reader<'_>, &Field<'_>) -> Option<T>,
+) -> Vec<T> {
     let fields = reader.fields(table);
-    if fields.len() > HANDLERS_MAX {
-        let message = format!("{} handlers are too many; write at most {HANDLERS_MAX}", fields.len());
+    if fields.len() > TABLES_MAX {
+        let message = format!("{} {what}s are too many; write at most {TABLES_MAX}", fields.len());
         reader.refuse(field, message);
     }
-    let mut handlers: Vec<_> = fields.iter().filter_map(|field| handler(reader, field)).collect();
-    handlers.sort_by(|a, b| a.name.cmp(&b.name));
-    handlers
+    let mut all = Vec::with_capacity(fields.len());
+    for field in &fields {
+        if !is_name(field.name) {
+            let rule = "write 1 to 63 letters, digits, `_` and `-`";
+            reader.refuse(field, format!("{} is not the name of a {what}; {rule}", quote(field.name)));
+        }
+        all.extend(read(reader, field));
+    }
+    all
 }
 
 fn handler(reader: &mut Reader<'_>, field: &Field<'_>) -> Option<HandlerConfig> {
-    if !is_handler_name(field.name) {
-        let rule = "write 1 to 63 letters, digits, `_` and `-`";
-        reader.refuse(field, format!("{} is not the name of a handler; {rule}", quote(field.name)));
-    }
     let table = reader.table(field, "write a table: [handler.NAME]")?;
     reader.know(&table, keys::HANDLER);
     let kind = kind::read(reader, &table);
@@ -115,6 +139,6 @@ fn handler(reader: &mut Reader<'_>, field: &Field<'_>) -> Option<HandlerConfig> 
     Some(HandlerConfig { name: Arc::from(field.name), kind: kind?, delivery })
 }
 
-fn is_handler_name(name: &str) -> bool {
+fn is_name(name: &str) -> bool {
     (1..=63).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'))
 }

@@ -281,7 +281,12 @@ impl<'a> Reader<'a> {
     }
 }
 
-impl Field<'_> {
+impl<'v> Field<'v> {
+    /// The value as TOML has it.
+    pub(super) fn value(&self) -> &'v DeValue<'v> {
+        self.value
+    }
+
     /// Whether the value is this string.
     pub(super) fn is(&self, text: &str) -> bool {
         self.value.as_str() == Some(text)

@@ -6,6 +6,7 @@ use std::io::Write as _;
 use expect_test::{Expect, expect};
 
 use super::*;
+use crate::outcome::PollPolicy;
 
 mod delivery;
 mod properties;
@@ -66,22 +67,35 @@ fn the_examples_of_the_default_file_show_every_key_with_its_default() {
     let config = parse(&uncommented()).unwrap();
     assert_eq!(config.daemon.database_url, Some(Secret::new("hunter2".to_owned())));
     let names: Vec<&str> = config.handlers.iter().map(|handler| &*handler.name).collect();
-    assert_eq!(names, ["account", "ledger", "thumbnail", "welcome_email"]);
-    for handler in &config.handlers[1..] {
+    assert_eq!(names, ["account", "ledger", "payment", "thumbnail", "welcome_email"]);
+    let special = ["account", "payment"];
+    for handler in config.handlers.iter().filter(|handler| !special.contains(&&*handler.name)) {
         assert_eq!(handler.delivery, DeliveryConfig::new(handler.delivery.topics.clone()));
     }
     let written: toml::Table = toml::from_str(&uncommented()).unwrap();
     let (mut shown, mut retry) = (BTreeSet::new(), BTreeSet::new());
     for (name, handler) in written["handler"].as_table().unwrap() {
         let table = handler.as_table().unwrap();
-        for optional in ["concurrency", "timeout", "max_timeout", "ordered", "record", "breaker", "start"] {
-            assert!(name == "account" || table.contains_key(optional), "{name}: {optional}");
+        for optional in ["concurrency", "timeout", "max_timeout", "ordered", "callback", "record", "breaker", "start"] {
+            assert!(special.contains(&name.as_str()) || table.contains_key(optional), "{name}: {optional}");
         }
         shown.extend(table.keys().map(String::as_str));
-        retry.extend(table["retry"].as_table().unwrap().keys().map(String::as_str));
+        retry.extend(
+            table.get("retry").into_iter().flat_map(|retry| retry.as_table().unwrap().keys().map(String::as_str)),
+        );
+        if let Some(written) = table.get("poll") {
+            assert_eq!(written.as_table().unwrap().len(), keys::POLL.len());
+            let payment = config.handlers.iter().find(|handler| &*handler.name == name).unwrap();
+            assert_eq!(payment.delivery.poll, Some(PollPolicy::default()));
+        }
     }
     assert_eq!(shown, keys::HANDLER.iter().copied().collect());
     assert_eq!(retry, keys::RETRY.iter().copied().collect());
+    let [nightly] = &config.schedules[..] else { panic!("{:?}", config.schedules) };
+    assert_eq!(nightly.payload, r#"{"kind":"daily","pages":[1,2]}"#);
+    let schedule = written["schedule"]["nightly"].as_table().unwrap();
+    assert_eq!(schedule.keys().map(String::as_str).collect::<BTreeSet<_>>(), keys::SCHEDULE.iter().copied().collect());
+    assert_eq!(config.daemon.callback_url.unwrap().as_str(), "https://hooks.example.com/outboxd");
     assert_eq!(written["handler"]["welcome_email"]["http"].as_table().unwrap().len(), 3);
 }
 
@@ -141,13 +155,13 @@ topics = "x"
 command = ["", "a\u0000b"]
 "##,
         &expect![[r##"
-            outboxd.toml:1: poll_interval: this key is unknown; known here: database, daemon, handler
-            outboxd.toml:3: daemon.poll_intervall: this key is unknown (did you mean `poll_interval`?); known here: poll_interval, drain_timeout, dedup_window, once_window, retention, pool_size, listen
+            outboxd.toml:1: poll_interval: this key is unknown; known here: database, daemon, handler, schedule
+            outboxd.toml:3: daemon.poll_intervall: this key is unknown (did you mean `poll_interval`?); known here: poll_interval, drain_timeout, dedup_window, once_window, retention, pool_size, listen, callback_url
             outboxd.toml:4: daemon.poll_interval: "Off" is not a duration; write for example "500ms", "10s", "1h 30m" or "7d", or "off"
             outboxd.toml:5: daemon.drain_timeout: "2h" is out of range; write a duration from "0s" to "1h"
             outboxd.toml:6: daemon.dedup_window: "10 parsecs" is not a duration; write for example "500ms", "10s", "1h 30m" or "7d"
             outboxd.toml:7: daemon.pool_size: 0 is out of range; write an integer from 1 to 1000
-            outboxd.toml:9: databse: this key is unknown (did you mean `database`?); known here: database, daemon, handler
+            outboxd.toml:9: databse: this key is unknown (did you mean `database`?); known here: database, daemon, handler, schedule
             outboxd.toml:11: database.url: ${MISSING_HOST} is not set; put it into the environment, or into a systemd credential of this name
             outboxd.toml:11: database.url: a "$" stands alone; write ${NAME} for a variable, or "$$" for the character
             outboxd.toml:13: handler.nothing: `topics` is missing; write an array of topic patterns such as ["user.registered", "payment.*"]
@@ -324,6 +338,7 @@ fn the_effective_configuration_is_toml_with_every_default() {
         retention = "7d"
         pool_size = 8
         listen = "127.0.0.1:7474"
+        callback_url = "https://hooks.example.com/outboxd"
 
         [handler.account]
         topics = ["account.*"]
@@ -332,10 +347,12 @@ fn the_effective_configuration_is_toml_with_every_default() {
         timeout = "30s"
         max_timeout = "30s"
         retry = { max_attempts = 12, backoff = ["1s", "5s", "1m"], max = "1h", concurrency = 2, rate = 50 }
+        callback = false
         ordered = true
         on_dead_key = "block"
         record = "late"
         breaker = "on"
+        on_done = "account.applied"
         on_dead = "account.dead"
         start = "now"
 
@@ -346,8 +363,23 @@ fn the_effective_configuration_is_toml_with_every_default() {
         timeout = "30s"
         max_timeout = "30s"
         retry = { max_attempts = 12, backoff = "exponential", base = "1s", max = "1h" }
+        callback = false
         ordered = false
         record = "late"
+        breaker = "on"
+        start = "now"
+
+        [handler.payment]
+        topics = ["order.placed"]
+        http = { url = "http://127.0.0.1:8000/payments" }
+        concurrency = 8
+        timeout = "30s"
+        max_timeout = "30s"
+        retry = { max_attempts = 12, backoff = "exponential", base = "1s", max = "1h" }
+        poll = { base = "5s", max = "5m", timeout = "24h" }
+        callback = true
+        ordered = false
+        record = "start"
         breaker = "on"
         start = "now"
 
@@ -359,6 +391,7 @@ fn the_effective_configuration_is_toml_with_every_default() {
         timeout = "30s"
         max_timeout = "30s"
         retry = { max_attempts = 12, backoff = "exponential", base = "1s", max = "1h" }
+        callback = false
         ordered = false
         record = "late"
         breaker = "on"
@@ -371,10 +404,19 @@ fn the_effective_configuration_is_toml_with_every_default() {
         timeout = "30s"
         max_timeout = "30s"
         retry = { max_attempts = 12, backoff = "exponential", base = "1s", max = "1h" }
+        callback = false
         ordered = false
         record = "late"
         breaker = "on"
         start = "now"
+
+        [schedule.nightly]
+        cron = "30 3 * * *"
+        timezone = "Europe/Berlin"
+        topic = "report.wanted"
+        payload = { kind = "daily", pages = [1, 2] }
+        key = "report"
+        catch_up = 1
     "#]]
     .assert_eq(&parse(&uncommented()).unwrap().to_toml());
 }

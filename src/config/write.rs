@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::expand::escape;
 use super::text::is_bare;
-use super::{Config, DeliveryConfig, HandlerConfig, Kind, Record, Start, duration};
-use crate::outcome::{Backoff, RetryPolicy};
+use super::{Config, DeliveryConfig, HandlerConfig, Kind, Record, ScheduleConfig, Start, duration};
+use crate::outcome::{Backoff, PollPolicy, RetryPolicy};
 
 const HIDDEN: &str = "\"***\"";
 
@@ -37,15 +37,34 @@ fn write_config(out: &mut String, config: &Config) -> fmt::Result {
     writeln!(out, "pool_size = {}", daemon.pool_size)?;
     let listen = daemon.listen.map_or_else(|| "off".to_owned(), |address| address.to_string());
     writeln!(out, "listen = \"{listen}\"")?;
+    if let Some(url) = &daemon.callback_url {
+        writeln!(out, "callback_url = {}", string(&escape(url.as_str())))?;
+    }
     for handler in &config.handlers {
         write_handler(out, handler)?;
+    }
+    for schedule in &config.schedules {
+        write_schedule(out, schedule)?;
     }
     Ok(())
 }
 
 fn write_handler(out: &mut String, handler: &HandlerConfig) -> fmt::Result {
-    let DeliveryConfig { topics, concurrency, timeout, max_timeout, retry, ordered, record, breaker, on_dead, start } =
-        &handler.delivery;
+    let DeliveryConfig {
+        topics,
+        concurrency,
+        timeout,
+        max_timeout,
+        retry,
+        poll,
+        callback,
+        ordered,
+        record,
+        breaker,
+        on_done,
+        on_dead,
+        start,
+    } = &handler.delivery;
     let topics: Vec<String> = topics.iter().map(|topic| string(topic.as_str())).collect();
     let start = match start {
         Start::Now => "now",
@@ -62,16 +81,40 @@ fn write_handler(out: &mut String, handler: &HandlerConfig) -> fmt::Result {
     writeln!(out, "timeout = \"{}\"", duration::format(*timeout))?;
     writeln!(out, "max_timeout = \"{}\"", duration::format(max_timeout.unwrap_or(*timeout)))?;
     write_retry(out, retry)?;
+    if let Some(PollPolicy { base, max, timeout }) = poll {
+        let [base, max, timeout] = [base, max, timeout].map(|duration| duration::format(*duration));
+        writeln!(out, "poll = {{ base = \"{base}\", max = \"{max}\", timeout = \"{timeout}\" }}")?;
+    }
+    writeln!(out, "callback = {callback}")?;
     writeln!(out, "ordered = {}", ordered.is_some())?;
     if let Some(on_dead_key) = ordered {
         writeln!(out, "on_dead_key = \"{}\"", on_dead_key.as_str())?;
     }
     writeln!(out, "record = \"{record}\"")?;
     writeln!(out, "breaker = \"{}\"", if *breaker { "on" } else { "off" })?;
+    if let Some(topic) = on_done {
+        writeln!(out, "on_done = {}", string(topic))?;
+    }
     if let Some(topic) = on_dead {
         writeln!(out, "on_dead = {}", string(topic))?;
     }
     writeln!(out, "start = \"{start}\"")
+}
+
+fn write_schedule(out: &mut String, schedule: &ScheduleConfig) -> fmt::Result {
+    let ScheduleConfig { name, timetable, topic, payload, key: of_key, catch_up } = schedule;
+    write!(out, "\n[schedule.{}]\n", key(name))?;
+    writeln!(out, "cron = {}", string(timetable.expression()))?;
+    writeln!(out, "timezone = {}", string(timetable.zone_name()))?;
+    writeln!(out, "topic = {}", string(topic))?;
+    // It was TOML, so it can be TOML again.
+    if let Ok(payload) = serde_json::from_str::<toml::Value>(payload) {
+        writeln!(out, "payload = {payload}")?;
+    }
+    if let Some(of_key) = of_key {
+        writeln!(out, "key = {}", string(of_key))?;
+    }
+    writeln!(out, "catch_up = {catch_up}")
 }
 
 /// Without `base` where it means nothing, and without what is not limited.

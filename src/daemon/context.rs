@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::health::Health;
-use crate::config::{DaemonConfig, DeliveryConfig, OnDeadKey, Record, Start};
+use crate::config::{DaemonConfig, DeliveryConfig, OnDeadKey, Record, ScheduleConfig, Start};
 use crate::handler::Handler;
 use crate::metrics::Metrics;
 use crate::observe::Observer;
@@ -45,6 +45,9 @@ pub(super) struct Context {
     pub(super) health: Arc<Health>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) handlers: Handlers,
+    pub(super) schedules: watch::Receiver<Arc<[ScheduleConfig]>>,
+    /// Where callbacks are posted, a token appended; `None`: nowhere.
+    pub(super) callback_url: Option<String>,
 }
 
 /// The handlers as `outbox.handler` keeps them.
@@ -56,9 +59,12 @@ pub(super) fn registrations(specs: &[HandlerSpec]) -> Vec<Registration> {
             timeout,
             max_timeout,
             retry,
+            poll,
+            callback,
             ordered,
             record,
             breaker,
+            on_done,
             on_dead,
             start,
         } = &spec.delivery;
@@ -72,10 +78,17 @@ pub(super) fn registrations(specs: &[HandlerSpec]) -> Vec<Registration> {
                 "timeout_seconds": timeout.as_secs_f64(),
                 "max_timeout_seconds": max_timeout.unwrap_or(*timeout).as_secs_f64(),
                 "retry": policy(retry),
+                "poll": poll.as_ref().map(|poll| serde_json::json!({
+                    "base_seconds": poll.base.as_secs_f64(),
+                    "max_seconds": poll.max.as_secs_f64(),
+                    "timeout_seconds": poll.timeout.as_secs_f64(),
+                })),
+                "callback": callback,
                 "record": if *record == Record::Start { "start" } else { "late" },
                 "breaker": breaker,
             }),
             ordered: ordered.map(OnDeadKey::as_str),
+            on_done: on_done.clone(),
             on_dead: on_dead.clone(),
             beginning: *start == Start::Beginning,
         }

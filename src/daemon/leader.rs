@@ -83,6 +83,7 @@ pub(super) async fn take(context: &Context) -> Result<Links, LeadError> {
     let pids = Pids { leader: leader.backend().await?, tail: tail.backend().await? };
 
     let installation = leader.installation().await?;
+    let callback_key = leader.callback_key().await?;
     if !installation.same_cluster {
         let restamped = leader.adopt_cluster().await?;
         let (stored, found) = (installation.stored, installation.found);
@@ -108,7 +109,8 @@ pub(super) async fn take(context: &Context) -> Result<Links, LeadError> {
     leader.pin_leader_plans().await?;
     let earlier = Earlier { snapshot, last_id };
     let handlers = (handlers, watched);
-    Ok(Links { leader, tail, bell, wake, pids, installation: installation.id, earlier, handlers, beginnings })
+    let installation = installation.id;
+    Ok(Links { leader, tail, bell, wake, pids, installation, callback_key, earlier, handlers, beginnings })
 }
 
 async fn check_schema(session: &Session) -> Result<(), LeadError> {

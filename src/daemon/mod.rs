@@ -6,6 +6,7 @@ pub mod beat;
 pub mod bell;
 pub mod breaker;
 mod context;
+mod desk;
 mod health;
 mod janitor;
 pub mod lane;
@@ -14,6 +15,7 @@ mod port;
 mod read;
 mod retention;
 mod runner;
+mod schedule;
 pub mod settle;
 pub mod tail;
 mod term;
@@ -30,11 +32,12 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use self::context::{Context, HandlerSpec, Positions};
+use self::desk::Desk;
 use self::health::Health;
 use self::leader::LeadError;
 use self::port::{Answers, Port};
 use self::term::End;
-use crate::config::{Config, DeliveryConfig, HandlerConfig, Kind};
+use crate::config::{Config, DeliveryConfig, HandlerConfig, Kind, ScheduleConfig};
 use crate::event::{Attempt, Event};
 use crate::handler::command::CommandHandler;
 use crate::handler::http::HttpHandler;
@@ -51,6 +54,9 @@ use crate::topic::{Pattern, PatternError};
 const RECONNECT_MIN: Duration = Duration::from_millis(100);
 const RECONNECT_MAX: Duration = Duration::from_secs(5);
 
+/// Sessions that answer on the daemon's own port. None is opened before somebody asks.
+const DESK_SESSIONS: usize = 2;
+
 /// A daemon, ready to run.
 pub struct Daemon {
     context: Context,
@@ -59,6 +65,7 @@ pub struct Daemon {
     /// Handlers written in Rust; a reload leaves them as they are.
     native: Vec<HandlerSpec>,
     handlers: watch::Sender<Arc<[HandlerSpec]>>,
+    schedules: watch::Sender<Arc<[ScheduleConfig]>>,
     configs: watch::Sender<Config>,
 }
 
@@ -120,23 +127,33 @@ impl Daemon {
     }
 
     async fn dispatch(self, stop: CancellationToken) -> Result<(), DaemonError> {
-        let Self { context, http, pool, native, handlers, configs } = self;
+        let Self { mut context, http, pool, native, handlers, schedules, configs } = self;
+        let mut callback_url = context.daemon.callback_url.as_ref().map(ToString::to_string);
         let port = match context.daemon.listen {
-            Some(address) => Some(context.open_port(address).await?),
+            Some(address) => {
+                let (port, address) = context.open_port(address).await?;
+                callback_url.get_or_insert_with(|| format!("http://{address}/callback"));
+                Some(port)
+            }
             None => None,
         };
+        context.callback_url = callback_url.map(|url| url.trim_end_matches('/').to_owned());
         let mut changed = configs.subscribe();
         let build = async {
             while changed.changed().await.is_ok() {
                 let config = changed.borrow_and_update().clone();
                 if config.daemon != context.daemon {
-                    let text = "settings outside of [handler.NAME] have changed; they apply from the next start";
+                    let text = "settings in [daemon] have changed; they apply from the next start";
                     context.observer.tell(&Observation::Notice { text: text.to_owned() });
                 }
                 match specs(&config.handlers, &native, &http, &pool) {
                     Ok(specs) => {
                         context.metrics.keep(&names(&specs));
                         handlers.send_replace(specs);
+                        let changed = |known: &Arc<[ScheduleConfig]>| **known != *config.schedules;
+                        if changed(&schedules.borrow()) {
+                            schedules.send_replace(config.schedules.into());
+                        }
                     }
                     Err(error) => {
                         context.observer.tell(&Observation::ReloadRefused { error: error.to_string() });
@@ -156,8 +173,9 @@ impl Daemon {
 }
 
 impl Context {
-    async fn open_port(&self, address: SocketAddr) -> Result<Port, DaemonError> {
-        let answers = Answers { metrics: Arc::clone(&self.metrics), health: Arc::clone(&self.health) };
+    async fn open_port(&self, address: SocketAddr) -> Result<(Port, SocketAddr), DaemonError> {
+        let desk = Desk::new(self.target.pool(DESK_SESSIONS)?, self.observer.clone());
+        let answers = Answers { metrics: Arc::clone(&self.metrics), health: Arc::clone(&self.health), desk };
         let opened = Port::open(address, answers, self.observer.clone()).await;
         opened.map_err(|source| DaemonError::Listen { address, source })
     }
@@ -183,11 +201,14 @@ async fn terms(context: &Context, stop: &CancellationToken) -> Result<(), Daemon
                 systemd::ready("leading");
                 pause = RECONNECT_MIN;
                 let (positions, watched) = watch::channel(Positions::None);
-                // The janitor works beside the term and ends with it.
+                // The janitor and the schedules work beside the term and end with it.
                 let end = tokio::select! {
                     end = term::lead(context, links, &positions, stop) => end,
                     () = janitor::run(context, watched) => {
                         End::Lost { reason: "the janitor ended".to_owned(), unwritten: 0 }
+                    }
+                    () = schedule::run(context) => {
+                        End::Lost { reason: "the schedules ended".to_owned(), unwritten: 0 }
                     }
                 };
                 match end {
@@ -323,6 +344,7 @@ impl DaemonBuilder {
         let pool = target.pool(config.daemon.pool_size)?;
         let handlers = specs(&config.handlers, &native, &http, &pool)?;
         let (handlers, watched) = watch::channel(handlers);
+        let (schedules, ticking) = watch::channel(config.schedules.clone().into());
         let daemon = config.daemon.clone();
         let metrics = Arc::new(Metrics::new().map_err(DaemonError::Metrics)?);
         metrics.keep(&names(&watched.borrow()));
@@ -333,8 +355,19 @@ impl DaemonBuilder {
             counts.count(observation);
             notes.note(observation);
         });
-        let context = Context { target, daemon, observer, progress, health, metrics, handlers: watched };
-        Ok(Daemon { context, http, pool, native, handlers, configs: watch::Sender::new(config) })
+        let context = Context {
+            target,
+            daemon,
+            observer,
+            progress,
+            health,
+            metrics,
+            handlers: watched,
+            schedules: ticking,
+            // The port is not open yet.
+            callback_url: None,
+        };
+        Ok(Daemon { context, http, pool, native, handlers, schedules, configs: watch::Sender::new(config) })
     }
 }
 
@@ -375,7 +408,7 @@ fn specs(
                 let function = format!("{}.{}", kind.schema, kind.function);
                 (
                     serde_json::json!({ "function": function }),
-                    Arc::new(SqlHandler::new(kind, config.delivery.timeout, pool.clone())),
+                    Arc::new(SqlHandler::new(kind, &config.delivery, pool.clone())),
                 )
             }
             Kind::Native => return None,

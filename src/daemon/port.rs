@@ -1,32 +1,37 @@
-//! The daemon's own port: `/metrics`, `/healthz`, `/readyz`. It only reads, asks PostgreSQL nothing, and needs nothing of the
-//! loop that dispatches, so it answers when that hangs.
+//! The daemon's own port: `/metrics`, `/healthz`, `/readyz`, which ask PostgreSQL nothing; `/callback/TOKEN` and `/events/ID`, which
+//! do, on sessions of their own. It needs nothing of the loop that dispatches, so it answers when that hangs.
 //!
-//! A connection is for one request and lives for seconds, and there are only so many: a slow client costs nothing.
+//! A connection is for one request and lives for a minute at most, and there are only so many: a slow client costs nothing.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::extract::State;
+use axum::body::Body;
+use axum::extract::{Path, RawQuery, State};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
-use axum::response::IntoResponse;
-use axum::routing::get;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
 use hyper::server::conn::http1;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
+use super::desk::{self, Desk, WAIT_MAX};
 use super::health::Health;
+use crate::handler::answer::BYTES_MAX;
 use crate::metrics::{self, Metrics};
 use crate::observe::{Observation, Observer};
 
 /// More connections wait until one of these has ended.
 const CONNECTIONS_MAX: usize = 64;
-/// The longest a connection lives, whatever it sends or does not read.
-const CONNECTION_MAX: Duration = Duration::from_secs(10);
+/// How long the head of a request, and its body, may take to come.
+const REQUEST_MAX: Duration = Duration::from_secs(10);
+/// The longest a connection lives, whatever it does not read: somebody may have waited for an event.
+const CONNECTION_MAX: Duration = Duration::from_secs(WAIT_MAX.as_secs() + 2 * REQUEST_MAX.as_secs());
 /// The largest head of a request.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
 /// After a connection could not be taken, for want of descriptors for example.
@@ -41,21 +46,29 @@ pub(super) struct Port {
 pub(super) struct Answers {
     pub(super) metrics: Arc<Metrics>,
     pub(super) health: Arc<Health>,
+    pub(super) desk: Desk,
 }
 
 impl Port {
-    /// Opens it; a port that is taken is an error, at once.
-    pub(super) async fn open(address: SocketAddr, answers: Answers, observer: Observer) -> std::io::Result<Self> {
+    /// Opens it, and says where it is; a port that is taken is an error, at once.
+    pub(super) async fn open(
+        address: SocketAddr,
+        answers: Answers,
+        observer: Observer,
+    ) -> std::io::Result<(Self, SocketAddr)> {
         let listener = TcpListener::bind(address).await?;
-        observer.tell(&Observation::Listening { address: listener.local_addr()? });
+        let address = listener.local_addr()?;
+        observer.tell(&Observation::Listening { address });
         let router = Router::new()
             .route("/metrics", get(all))
             .route("/healthz", get(lives))
             .route("/readyz", get(is_ready))
+            .route("/callback/{token}", post(answer))
+            .route("/events/{id}", get(event))
             .with_state(Arc::new(answers));
         let mut tasks = JoinSet::new();
         tasks.spawn(serve(listener, router, observer));
-        Ok(Self { tasks })
+        Ok((Self { tasks }, address))
     }
 
     /// Ends it and waits for that.
@@ -87,7 +100,7 @@ async fn serve(listener: TcpListener, router: Router, observer: Observer) {
 async fn one_request(stream: TcpStream, router: Router) {
     let service = TowerToHyperService::new(router);
     let mut http = http1::Builder::new();
-    http.keep_alive(false).max_buf_size(HEAD_BYTES_MAX);
+    http.keep_alive(false).max_buf_size(HEAD_BYTES_MAX).timer(TokioTimer::new()).header_read_timeout(REQUEST_MAX);
     // What goes wrong is between the client and its own request.
     let _ = http.serve_connection(TokioIo::new(stream), service).await;
 }
@@ -108,6 +121,21 @@ async fn lives(State(answers): State<Arc<Answers>>) -> (StatusCode, String) {
 
 async fn is_ready(State(answers): State<Arc<Answers>>) -> (StatusCode, String) {
     line(answers.health.is_ready(Instant::now()))
+}
+
+async fn answer(State(answers): State<Arc<Answers>>, Path(token): Path<String>, body: Body) -> Response {
+    let body = tokio::time::timeout(REQUEST_MAX, axum::body::to_bytes(body, BYTES_MAX)).await;
+    match body {
+        Ok(Ok(body)) => answers.desk.answer(&token, &body).await,
+        Ok(Err(_)) => {
+            desk::refused(StatusCode::PAYLOAD_TOO_LARGE, &format!("the body has more than {BYTES_MAX} bytes"))
+        }
+        Err(_) => desk::refused(StatusCode::REQUEST_TIMEOUT, "the body did not come in time"),
+    }
+}
+
+async fn event(State(answers): State<Arc<Answers>>, Path(id): Path<String>, RawQuery(query): RawQuery) -> Response {
+    answers.desk.event(&id, query.as_deref()).await
 }
 
 fn line(answer: Result<&'static str, String>) -> (StatusCode, String) {

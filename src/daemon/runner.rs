@@ -369,7 +369,7 @@ mod tests {
                 if !self.ends {
                     std::future::pending::<()>().await;
                 }
-                Outcome::Done { result: None }
+                Outcome::done()
             })
         }
     }
@@ -389,6 +389,7 @@ mod tests {
             number: 1,
             has_row: false,
             installation: uuid::Uuid::nil(),
+            callback: None,
             heartbeats: crate::event::Heartbeats::default(),
         }
     }

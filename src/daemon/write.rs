@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::event::EventId;
-use crate::outcome::Settlement;
+use crate::outcome::{Asked, Settlement};
 
 /// Names a lane within a term.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -28,6 +28,8 @@ pub struct Write {
     pub attempt: u32,
     /// The failures before it.
     pub failures: u32,
+    /// How often it has answered "not yet", and what is left of its time, as of `at`.
+    pub asked: Asked,
     /// Whether there is a running row that names the attempt.
     pub has_row: bool,
     pub began: Option<Instant>,

@@ -1,7 +1,7 @@
 //! What a handler may answer: a JSON object such as `{"outcome": "retry", "after": "5m", "error": "warming up"}`, the
 //! body of an HTTP response or the stdout of a command.
 //!
-//! The keys are `outcome` (`"done"`, `"retry"`, `"snooze"`, `"wait"` or `"dead"`), `result` (with done), `after` (with
+//! The keys are `outcome` (`"done"`, `"retry"`, `"snooze"`, `"wait"` or `"dead"`), `result` and `emit` (with done), `after` (with
 //! retry and snooze), `timeout` (with wait) and `error` (with retry and dead). A key that is `null` counts as left out.
 
 use std::collections::BTreeMap;
@@ -11,13 +11,11 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::config::duration;
+use crate::emit::Emit;
 use crate::outcome::{Failure, Outcome, RESULT_BYTES_MAX};
 
 /// The longest answer that is understood, in bytes.
 pub const BYTES_MAX: usize = 65_536;
-
-/// How long a delivery waits for its callback if the handler does not say.
-pub const WAIT_DEFAULT: Duration = Duration::from_hours(24);
 
 /// What a number of seconds or a duration must look like.
 pub(super) const DURATION_RULE: &str = "a number of seconds, at least 0, or a duration such as \"90s\" or \"1h 30m\"";
@@ -41,7 +39,7 @@ impl Answer {
     pub fn after_success(self) -> Outcome {
         match self {
             Answer::Given(outcome) => outcome,
-            Answer::Absent { result } => Outcome::Done { result },
+            Answer::Absent { result } => Outcome::Done { result, emit: Vec::new() },
         }
     }
 }
@@ -82,8 +80,8 @@ fn read(mut fields: Fields<'_>) -> Result<Outcome, String> {
     let name = serde_json::from_str::<String>(&outcome).unwrap_or_default();
     match name.as_str() {
         "done" => {
-            only(&fields, &name, &["result"])?;
-            Ok(Outcome::Done { result: result(&fields)? })
+            only(&fields, &name, &["result", "emit"])?;
+            Ok(Outcome::Done { result: result(&fields)?, emit: emit(&fields)? })
         }
         "retry" => {
             only(&fields, &name, &["after", "error"])?;
@@ -91,12 +89,11 @@ fn read(mut fields: Fields<'_>) -> Result<Outcome, String> {
         }
         "snooze" => {
             only(&fields, &name, &["after"])?;
-            let after = duration(&fields, "after")?.ok_or("the answer's outcome is \"snooze\"; it needs \"after\"")?;
-            Ok(Outcome::Snooze { after })
+            Ok(Outcome::Snooze { after: duration(&fields, "after")? })
         }
         "wait" => {
             only(&fields, &name, &["timeout"])?;
-            Ok(Outcome::Wait { timeout: duration(&fields, "timeout")?.unwrap_or(WAIT_DEFAULT) })
+            Ok(Outcome::Wait { timeout: duration(&fields, "timeout")? })
         }
         "dead" => {
             only(&fields, &name, &["error"])?;
@@ -128,6 +125,47 @@ fn result(fields: &Fields<'_>) -> Result<Option<Value>, String> {
     })
 }
 
+/// The events to emit; whether each can be written is checked when the outcome is settled.
+fn emit(fields: &Fields<'_>) -> Result<Vec<Emit>, String> {
+    let Some(raw) = fields.get("emit") else { return Ok(Vec::new()) };
+    let objects: Vec<Fields<'_>> = serde_json::from_str(raw.get()).map_err(|_| {
+        format!(
+            "the answer's \"emit\" is {}; it must be an array of objects such as {{\"topic\": \"order.paid\", \"payload\": {{}}}}",
+            quote(raw.get())
+        )
+    })?;
+    let of = |(index, fields)| emit_one(fields).map_err(|error| format!("the answer's emit[{index}] {error}"));
+    objects.into_iter().enumerate().map(of).collect()
+}
+
+fn emit_one(mut fields: Fields<'_>) -> Result<Emit, String> {
+    const KEYS: &[&str] = &["topic", "payload", "key", "headers", "delay", "dedup_key"];
+    if let Some(name) = fields.keys().find(|name| !KEYS.contains(&name.as_str())) {
+        return Err(format!("has the key \"{}\"; it knows only \"{}\"", quote(name), KEYS.join("\", \"")));
+    }
+    let payload = fields.remove("payload").map_or("null", RawValue::get).to_owned();
+    fields.retain(|_, value| value.get() != "null");
+    let text = |name: &str| {
+        let read = |raw: &&RawValue| {
+            serde_json::from_str::<String>(raw.get())
+                .map_err(|_| format!("has the {name} {}; it must be a text", quote(raw.get())))
+        };
+        fields.get(name).map(read).transpose()
+    };
+    let mut emit = Emit::of_json(text("topic")?.ok_or("has no topic")?, payload);
+    emit.key = text("key")?;
+    emit.dedup_key = text("dedup_key")?;
+    if let Some(raw) = fields.get("delay") {
+        let rule = || format!("has the delay {}; it must be {DURATION_RULE}", quote(raw.get()));
+        emit.delay = Some(as_duration(raw).ok_or_else(rule)?);
+    }
+    if let Some(raw) = fields.get("headers") {
+        emit.headers = serde_json::from_str(raw.get())
+            .map_err(|_| format!("has the headers {}; they must be an object of texts", quote(raw.get())))?;
+    }
+    Ok(emit)
+}
+
 fn failure(fields: &Fields<'_>, outcome: &str) -> Result<Failure, String> {
     let Some(raw) = fields.get("error") else {
         return Ok(Failure::new(format!("the handler answered \"{outcome}\" without an error")));
@@ -139,18 +177,21 @@ fn failure(fields: &Fields<'_>, outcome: &str) -> Result<Failure, String> {
 
 fn duration(fields: &Fields<'_>, name: &str) -> Result<Option<Duration>, String> {
     let Some(raw) = fields.get(name) else { return Ok(None) };
-    let duration = match serde_json::from_str(raw.get()) {
-        Ok(Value::Number(seconds)) => seconds.as_f64().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()),
-        Ok(Value::String(text)) => duration::parse(&text).ok(),
-        _ => None,
-    };
-    duration
+    as_duration(raw)
         .map(Some)
         .ok_or_else(|| format!("the answer's \"{name}\" is {}; it must be {DURATION_RULE}", quote(raw.get())))
 }
 
+fn as_duration(raw: &RawValue) -> Option<Duration> {
+    match serde_json::from_str(raw.get()) {
+        Ok(Value::Number(seconds)) => seconds.as_f64().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()),
+        Ok(Value::String(text)) => duration::parse(&text).ok(),
+        _ => None,
+    }
+}
+
 /// The beginning of `text`, short enough that an error also has room for the rule.
-pub(super) fn quote(text: &str) -> String {
+pub(crate) fn quote(text: &str) -> String {
     match text.char_indices().nth(QUOTE_CHARS_MAX) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text.to_owned(),

@@ -90,6 +90,7 @@ fn variables(attempt: &Attempt) -> impl Iterator<Item = (&'static str, String)> 
         ("OUTBOX_HANDLER", Some(attempt.handler.to_string())),
         ("OUTBOX_ATTEMPT", Some(attempt.number.to_string())),
         ("OUTBOX_IDEMPOTENCY_KEY", Some(attempt.idempotency_key())),
+        ("OUTBOX_CALLBACK", attempt.callback.clone()),
         ("TRACEPARENT", event.headers().remove("traceparent")),
     ]
     .into_iter()

@@ -16,7 +16,7 @@ use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION
 use reqwest::{Response, Url, redirect};
 use ring::hmac;
 
-use super::answer::{self, DURATION_RULE, WAIT_DEFAULT, quote, with_response};
+use super::answer::{self, DURATION_RULE, quote, with_response};
 use super::{Handler, OutcomeFuture};
 use crate::config::{HttpConfig, duration};
 use crate::event::{Attempt, Event};
@@ -109,6 +109,9 @@ impl HttpHandler {
         if let Some(key) = &self.key {
             texts.push(("webhook-signature", signature(key, &id, &timestamp, &event.payload)?));
         }
+        if let Some(url) = &attempt.callback {
+            texts.push(("outbox-callback", url.clone()));
+        }
         texts.extend([("webhook-id", id), ("webhook-timestamp", timestamp)]);
 
         // What outboxd says about the event wins over what is configured.
@@ -135,7 +138,7 @@ impl HttpHandler {
                     self.retry(Fault::Failing, None, &format!("{}, then {}", response.status(), in_full(error)))
                 }
                 None if is_json(&response) => answer::parse(&body).after_success(),
-                None => Outcome::Done { result: None },
+                None => Outcome::done(),
             },
             300..=399 => {
                 let to = location(&response);
@@ -246,12 +249,12 @@ fn wants_to_wait(response: &Response) -> bool {
 
 /// How long to wait for the callback, or what is wrong with `Outbox-Wait`. One that cannot be read is no 24 hours: what was
 /// meant may be a minute.
-fn wait_timeout(response: &Response) -> Result<Duration, String> {
-    let Some(value) = response.headers().get("outbox-wait") else { return Ok(WAIT_DEFAULT) };
+fn wait_timeout(response: &Response) -> Result<Option<Duration>, String> {
+    let Some(value) = response.headers().get("outbox-wait") else { return Ok(None) };
     let text = String::from_utf8_lossy(value.as_bytes());
     let text = text.trim();
     let seconds = text.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
-    seconds.or_else(|| duration::parse(text).ok()).ok_or_else(|| {
+    seconds.or_else(|| duration::parse(text).ok()).map(Some).ok_or_else(|| {
         format!("202 with Outbox-Outcome: wait, but its Outbox-Wait is {}; it must be {DURATION_RULE}", quote(text))
     })
 }

@@ -17,7 +17,7 @@ use crate::outcome::{Failure, Outcome};
 ///
 /// async fn send(mail: &str) -> Outcome {
 ///     match tokio::net::TcpStream::connect("127.0.0.1:1").await {
-///         Ok(_) => Outcome::Done { result: None },
+///         Ok(_) => Outcome::done(),
 ///         // Nobody is there: another mail would not do better. It counts for the breaker and spends no attempt.
 ///         Err(error) => Outcome::Retry {
 ///             after: None,
@@ -38,7 +38,7 @@ pub trait IntoOutcome {
 impl IntoOutcome for () {
     /// It succeeded.
     fn into_outcome(self) -> Outcome {
-        Outcome::Done { result: None }
+        Outcome::done()
     }
 }
 

@@ -7,7 +7,8 @@ use deadpool_postgres::{Object, Pool};
 
 use super::answer::{self, Answer};
 use super::{Handler, OutcomeFuture};
-use crate::config::SqlConfig;
+use crate::config::{DeliveryConfig, SqlConfig};
+use crate::emit;
 use crate::event::Attempt;
 use crate::outcome::{Failure, Fault, Outcome, bounded};
 use crate::store::{self, Cause, within};
@@ -20,12 +21,14 @@ pub struct SqlHandler {
     /// PostgreSQL itself ends a call that lasts longer. The runner has given the attempt up by then, and without this
     /// the call would go on in the server for as long as it likes.
     call_max: Duration,
+    on_done: Option<String>,
 }
 
 impl SqlHandler {
     #[must_use]
-    pub fn new(config: &SqlConfig, timeout: Duration, pool: Pool) -> Self {
-        Self { function: quoted(config), pool, call_max: timeout + Duration::from_secs(1) }
+    pub fn new(config: &SqlConfig, delivery: &DeliveryConfig, pool: Pool) -> Self {
+        let call_max = delivery.timeout + Duration::from_secs(1);
+        Self { function: quoted(config), pool, call_max, on_done: delivery.on_done.clone() }
     }
 
     async fn attempt(&self, attempt: &Attempt) -> Outcome {
@@ -51,9 +54,12 @@ impl SqlHandler {
             return retry(Fault::Unreachable, error.to_string());
         }
         // Everything but done rolls back by dropping the transaction.
-        let result = match within::call(&transaction, &self.function, attempt).await {
+        let (result, emitted) = match within::call(&transaction, &self.function, attempt).await {
             Ok(result) => match answered(result) {
-                Outcome::Done { result } => result.map(bounded),
+                Outcome::Done { result, emit } => match emit::check(&emit) {
+                    Ok(()) => (result.map(bounded), emit),
+                    Err(error) => return retry(Fault::Refused, error),
+                },
                 other => return other,
             },
             Err(error) => return retry(fault(&error.source), error.source.to_string()),
@@ -62,6 +68,14 @@ impl SqlHandler {
             Ok(true) => {}
             Ok(false) => return Outcome::Lost,
             Err(error) => return retry(fault(&error.source), error.to_string()),
+        }
+        let told = self
+            .on_done
+            .as_ref()
+            .and_then(|topic| emit::of_done(topic, &attempt.handler, &attempt.event, attempt.number, result.as_ref()));
+        let emitted = emitted.into_iter().map(|one| one.caused_by(&attempt.event)).chain(told).collect();
+        if let Err(error) = store::emit::emit_within(&transaction, emitted).await {
+            return retry(fault(&error.source), error.to_string());
         }
         match transaction.commit().await {
             Ok(()) => Outcome::Committed,
@@ -105,11 +119,11 @@ pub fn quoted(config: &SqlConfig) -> String {
 
 /// What the function returned: an answer like any other handler's, or its result.
 fn answered(returned: Option<String>) -> Outcome {
-    let Some(json) = returned else { return Outcome::Done { result: None } };
+    let Some(json) = returned else { return Outcome::done() };
     match answer::parse(json.as_bytes()) {
         Answer::Given(outcome) => outcome,
-        Answer::Absent { .. } => match serde_json::from_str(&json) {
-            Ok(value) => Outcome::Done { result: Some(value) },
+        Answer::Absent { .. } => match serde_json::from_str::<serde_json::Value>(&json) {
+            Ok(value) => Outcome::done_with(value),
             Err(error) => retry(Fault::Refused, format!("the function returned JSON that cannot be kept: {error}")),
         },
     }

@@ -71,6 +71,15 @@ pub struct Story {
     pub priority: i16,
     pub created_at: Timestamp,
     pub deliveries: Vec<DeliveryStory>,
+    /// What they have emitted, the first hundred events.
+    pub emitted: Vec<EmittedStory>,
+}
+
+/// An event that a delivery of a [`Story`] has emitted.
+#[derive(Debug, Serialize)]
+pub struct EmittedStory {
+    pub id: i64,
+    pub topic: String,
 }
 
 /// One delivery of a [`Story`].
@@ -162,7 +171,14 @@ impl Store {
             priority: row.get("priority"),
             created_at: row.get("created_at"),
             deliveries: self.deliveries(id).await?,
+            emitted: self.emitted(id).await?,
         }))
+    }
+
+    async fn emitted(&self, id: i64) -> Result<Vec<EmittedStory>, Error> {
+        let rows = self.query(sql!("show_emitted"), &[&id]).await?;
+        let emitted = |row: &tokio_postgres::Row| EmittedStory { id: row.get("id"), topic: row.get("topic") };
+        Ok(rows.iter().map(emitted).collect())
     }
 
     async fn deliveries(&self, id: i64) -> Result<Vec<DeliveryStory>, Error> {

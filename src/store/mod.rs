@@ -13,11 +13,14 @@ use tokio_postgres::{GenericClient, Row, RowStream, Statement};
 
 use crate::postgres::Session;
 
+pub mod answers;
+pub mod emit;
 pub mod inspect;
 pub mod log;
 pub mod operate;
 pub mod registry;
 pub mod retention;
+pub mod schedule;
 pub mod settle;
 pub mod within;
 

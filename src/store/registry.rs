@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use super::log::seconds;
 use super::{Error, Store, failed, sql};
+use crate::callback::CallbackKey;
 use crate::event::KeyHash;
 use crate::snapshot::Snapshot;
 
@@ -47,6 +48,7 @@ pub struct Registration {
     pub settings: serde_json::Value,
     /// What a dead delivery does to those of its key behind it; `None`: there is no order.
     pub ordered: Option<&'static str>,
+    pub on_done: Option<String>,
     pub on_dead: Option<String>,
     pub beginning: bool,
 }
@@ -95,6 +97,11 @@ impl Store {
             stored: row.get("stored"),
             found: row.get("found"),
         })
+    }
+
+    /// The key that callback tokens are made with.
+    pub async fn callback_key(&self) -> Result<CallbackKey, Error> {
+        Ok(CallbackKey::new(self.query_one(sql!("callback_key"), &[]).await?.get("key")))
     }
 
     /// Adopts the cluster the database is in now: restamps events, rewinds every position. Returns how many events

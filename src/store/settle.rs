@@ -35,6 +35,9 @@ pub struct Opened {
     pub failures: Vec<i32>,
     /// µs until it is due; `None` when it does not wait for a time.
     pub due: Vec<Option<i64>>,
+    pub polls: Vec<i32>,
+    /// µs until the answer must be there.
+    pub answers: Vec<Option<i64>>,
     /// µs since the running attempt began.
     pub began: Vec<Option<i64>>,
     pub errors: Vec<Option<String>>,
@@ -81,6 +84,9 @@ pub struct Claimed {
     pub handler: String,
     pub attempt: u32,
     pub failures: u32,
+    /// How often it has answered "not yet", and what is left of its time.
+    pub polls: u32,
+    pub answer_in: Option<Duration>,
     pub expires_in: Option<Duration>,
     /// It waited for an answer, and none came in time: there is nothing to run.
     pub unanswered: bool,
@@ -140,6 +146,8 @@ impl Store {
             &rows.due,
             &rows.began,
             &rows.errors,
+            &rows.polls,
+            &rows.answers,
         ];
         self.execute(sql!("park"), params).await
     }
@@ -147,8 +155,17 @@ impl Store {
     /// Ends running attempts without finishing their deliveries; returns those whose row still named the attempt.
     pub async fn reopen(&self, rows: &Opened) -> Result<Pairs, Error> {
         let handlers = texts(&rows.handlers);
-        let params: super::Params<'_> =
-            &[&rows.event_ids, &handlers, &rows.states, &rows.attempts, &rows.failures, &rows.due, &rows.errors];
+        let params: super::Params<'_> = &[
+            &rows.event_ids,
+            &handlers,
+            &rows.states,
+            &rows.attempts,
+            &rows.failures,
+            &rows.due,
+            &rows.errors,
+            &rows.polls,
+            &rows.answers,
+        ];
         Ok(pairs(&self.query(sql!("reopen"), params).await?))
     }
 
@@ -226,6 +243,8 @@ fn claimed(row: &Row, unanswered: bool) -> Result<Claimed, tokio_postgres::Error
         handler: row.try_get("handler")?,
         attempt: row.try_get::<_, i32>("attempt")?.cast_unsigned(),
         failures: row.try_get::<_, i32>("failures")?.cast_unsigned(),
+        polls: row.try_get::<_, i32>("polls")?.cast_unsigned(),
+        answer_in: row.try_get::<_, Option<f64>>("answer_in")?.map(seconds),
         expires_in: row.try_get::<_, Option<f64>>("expires_in")?.map(seconds),
         unanswered,
         alone: row.try_get("alone")?,

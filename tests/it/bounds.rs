@@ -280,9 +280,9 @@ async fn no_outcome_of_a_handler_in_rust_hurts_anybody_but_its_own_delivery() {
         ("error_10_mb", Err(long())),
         ("failure_10_mb", Ok(Outcome::Dead { failure: failed(long(), long()) })),
         ("nul", Ok(Outcome::Dead { failure: failed("a\0b".to_owned(), "\0".to_owned()) })),
-        ("result_10_mb", Ok(Outcome::Done { result: Some(long().into()) })),
-        ("result_nul", Ok(Outcome::Done { result: Some(json!({ "a\0": ["b\0"] })) })),
-        ("snooze", Ok(Outcome::Snooze { after: Duration::MAX })),
+        ("result_10_mb", Ok(Outcome::done_with(long()))),
+        ("result_nul", Ok(Outcome::done_with(json!({ "a\0": ["b\0"] })))),
+        ("snooze", Ok(Outcome::Snooze { after: Some(Duration::MAX) })),
     ];
     let count = outcomes.len();
     let database = Database::new().await;
@@ -291,7 +291,7 @@ async fn no_outcome_of_a_handler_in_rust_hurts_anybody_but_its_own_delivery() {
     for (name, outcome) in outcomes {
         builder = builder.handler_with(name, delivery.clone(), move |attempt: Attempt| {
             let bad = attempt.event.payload.contains("bad");
-            std::future::ready(if bad { outcome.clone() } else { Ok(Outcome::Done { result: None }) })
+            std::future::ready(if bad { outcome.clone() } else { Ok(Outcome::done()) })
         });
     }
     let running = Running::start(builder).await;
@@ -348,7 +348,7 @@ async fn a_result_never_undoes_a_success_whatever_it_is_made_of() {
     let session = database.session().await;
     let running = Running::start(daemon(&database).handler("results", ["#"], move |event: Event| {
         let result = results[usize::try_from(event.id.0).unwrap() - 1].clone();
-        std::future::ready(Outcome::Done { result: Some(result) })
+        std::future::ready(Outcome::done_with(result))
     }))
     .await;
     publish_many(&session, "a", count).await;
@@ -371,11 +371,10 @@ async fn an_outcome_that_cannot_be_written_is_buried_and_its_batch_is_written() 
     let session = database.session().await;
     let refuse = "ALTER TABLE outbox.done ADD CONSTRAINT not_seven CHECK (result <> '7')";
     session.client.batch_execute(refuse).await.unwrap();
-    let running =
-        Running::start(daemon(&database).handler("all", ["#"], |event: Event| {
-            std::future::ready(Outcome::Done { result: Some(event.id.0.into()) })
-        }))
-        .await;
+    let running = Running::start(
+        daemon(&database).handler("all", ["#"], |event: Event| std::future::ready(Outcome::done_with(event.id.0))),
+    )
+    .await;
     publish_many(&session, "a", 50).await;
     let done = "SELECT count(*) FROM outbox.done";
     until("all others are done", async || texts(&session, done).await == ["49"]).await;

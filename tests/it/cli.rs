@@ -41,7 +41,7 @@ async fn story(database: &Database, session: &Session) -> Running {
     let once = DeliveryConfig { retry, ..DeliveryConfig::new(vec!["user.registered".parse().unwrap()]) };
     let running = Running::start(
         daemon(database)
-            .handler("mail", ["user.*"], async |_: Event| Outcome::Done { result: Some(json!({ "sent": true })) })
+            .handler("mail", ["user.*"], async |_: Event| Outcome::done_with(json!({ "sent": true })))
             .handler_with("broken", once, async |_| Outcome::Retry {
                 after: None,
                 failure: Failure::new("no such mailbox").with_response("550 go\naway"),

@@ -37,7 +37,7 @@ fn fails_once(builder: DaemonBuilder, calls: &Calls) -> DaemonBuilder {
         calls.take(&attempt);
         let fails = attempt.number == 1 && attempt.event.topic == "fails";
         let retry = Outcome::Retry { after: None, failure: Failure::new("not yet") };
-        std::future::ready(if fails { retry } else { Outcome::Done { result: None } })
+        std::future::ready(if fails { retry } else { Outcome::done() })
     })
 }
 

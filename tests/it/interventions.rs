@@ -110,7 +110,7 @@ async fn an_answer_may_come_later_and_one_that_does_not_come_is_a_failure() {
     let waits = |attempt: Attempt| async move {
         // The third event gives up soon, but only the first time.
         let soon = attempt.event.payload == "3" && attempt.number == 1;
-        Outcome::Wait { timeout: if soon { Duration::from_millis(100) } else { Duration::from_hours(1) } }
+        Outcome::Wait { timeout: Some(if soon { Duration::from_millis(100) } else { Duration::from_hours(1) }) }
     };
     let (base, max) = (Duration::from_millis(1), Duration::from_millis(1));
     let retry = RetryPolicy { max_attempts: 3, base, max, ..RetryPolicy::default() };
@@ -172,7 +172,7 @@ async fn retries_have_a_share_of_their_own() {
             let (most, now, retried) = (Arc::clone(&most), Arc::clone(&now), Arc::clone(&retried));
             async move {
                 if attempt.number == 1 && attempt.event.payload != "\"fails\"" {
-                    return Outcome::Done { result: None };
+                    return Outcome::done();
                 }
                 if attempt.number > 1 {
                     most.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);

@@ -176,6 +176,8 @@ impl Table {
                 handler: "h".to_owned(),
                 attempt,
                 failures,
+                polls: 0,
+                answer_in: None,
                 expires_in: None,
                 unanswered: false,
                 alone,
@@ -204,12 +206,12 @@ struct World {
 }
 
 enum Request {
-    Write(Write),
+    Write(Box<Write>),
     Claim(usize),
 }
 
 enum Reply {
-    Written(Write),
+    Written(Box<Write>),
     Claimed(Vec<Claimed>),
 }
 
@@ -255,7 +257,7 @@ impl World {
     fn take(&mut self, steps: Vec<Step>) {
         for step in steps {
             match step {
-                Step::Write(write) => self.requests.push_back(Request::Write(write)),
+                Step::Write(write) => self.requests.push_back(Request::Write(Box::new(write))),
                 Step::Start(start) => self.begins(start.ticket, start.event.id.0),
             }
         }
@@ -297,8 +299,8 @@ impl World {
                 let outcome = match how {
                     0 => Outcome::Retry { after: Some(Duration::ZERO), failure },
                     1 => Outcome::Dead { failure },
-                    2 => Outcome::Snooze { after: Duration::ZERO },
-                    _ => Outcome::Done { result: None },
+                    2 => Outcome::Snooze { after: Some(Duration::ZERO) },
+                    _ => Outcome::done(),
                 };
                 if matches!(outcome, Outcome::Done { .. }) {
                     self.succeeded.insert(id);
@@ -427,7 +429,7 @@ impl World {
             while let Some((ticket, id)) = self.running.pop() {
                 let mut steps = Vec::new();
                 self.succeeded.insert(id);
-                self.lane.ended(ticket, Outcome::Done { result: None }, None, self.now, 0.5, &mut steps).unwrap();
+                self.lane.ended(ticket, Outcome::done(), None, self.now, 0.5, &mut steps).unwrap();
                 self.take(steps);
             }
             self.serve(usize::MAX);

@@ -204,7 +204,7 @@ impl Handler {
         for _ in 0..count.min(self.running.len()) {
             let (ticket, row) = if last_first { self.running.pop().unwrap() } else { self.running.remove(0) };
             let mut steps = Vec::new();
-            self.lane.ended(ticket, Outcome::Done { result: None }, None, now, 0.5, &mut steps).unwrap();
+            self.lane.ended(ticket, Outcome::done(), None, now, 0.5, &mut steps).unwrap();
             assert_eq!(steps.len(), 1);
             self.ended.push((ticket, row));
         }

@@ -46,7 +46,10 @@ async fn a_death_is_told_once_however_it_comes_and_that_of_the_telling_event_is_
         json!({ "event_id": 1, "handler": "mail", "topic": "a", "key": "k", "attempts": 1, "error": "no such account",
                 "payload": { "n": 1 } })
     );
-    assert_eq!(row.get::<_, Value>(2), json!({ "outbox-dead-of": "1", "traceparent": "00-1" }));
+    assert_eq!(
+        row.get::<_, Value>(2),
+        json!({ "outbox-dead-of": "1", "traceparent": "00-1", "correlation_id": "1", "causation_id": "1" })
+    );
 
     // Retried and dead again: told again. A change of a dead row is no death.
     session.client.batch_execute("SELECT outbox.retry(1, 'mail')").await.unwrap();
@@ -61,7 +64,7 @@ async fn a_death_is_told_once_however_it_comes_and_that_of_the_telling_event_is_
     assert_eq!(text(&session, "SELECT payload->>'error' FROM outbox.event WHERE id = 5").await, "refused");
     assert_eq!(
         text(&session, "SELECT headers::text FROM outbox.event WHERE id = 5").await,
-        r#"{"outbox-dead-of": "4"}"#
+        r#"{"causation_id": "4", "correlation_id": "4", "outbox-dead-of": "4"}"#
     );
 
     open(&session, 2, "mail", "dead").await;

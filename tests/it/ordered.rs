@@ -59,7 +59,7 @@ impl Calls {
                 if fails {
                     Outcome::Retry { after: None, failure: Failure::new("now and then") }
                 } else {
-                    Outcome::Done { result: None }
+                    Outcome::done()
                 }
             }
         })
@@ -143,7 +143,7 @@ async fn a_dead_head_blocks_its_key_until_it_is_redriven_or_discarded_or_lets_it
             let fails = attempt.event.payload.contains("poison") && *broken.lock().unwrap();
             async move {
                 let failure = Failure::new("poison");
-                if fails { Outcome::Dead { failure } } else { Outcome::Done { result: None } }
+                if fails { Outcome::Dead { failure } } else { Outcome::done() }
             }
         }
     };
@@ -201,7 +201,7 @@ async fn a_handler_may_begin_and_cease_to_keep_the_order() {
     let session = database.session().await;
     let fails = |attempt: Attempt| async move {
         let failure = Failure::new("no");
-        if attempt.event.payload == "1" { Outcome::Dead { failure } } else { Outcome::Done { result: None } }
+        if attempt.event.payload == "1" { Outcome::Dead { failure } } else { Outcome::done() }
     };
     let running = Running::start(daemon(&database).handler_with("h", ordered(OnDeadKey::Block, 1), fails)).await;
     let insert = "INSERT INTO outbox.event (topic, key, payload) VALUES ('a', 'k', '1'), ('a', 'k', '2')";

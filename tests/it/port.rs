@@ -84,13 +84,13 @@ async fn what_happens_is_counted_once() {
     let answer = async |attempt: outboxd::Attempt| {
         let failure = Failure::new("no").with_fault(Fault::Refused);
         match (&*attempt.event.topic, attempt.number) {
-            ("snooze", 1) => Outcome::Snooze { after: Duration::ZERO },
-            ("wait", _) => Outcome::Wait { timeout: Duration::from_hours(1) },
+            ("snooze", 1) => Outcome::Snooze { after: Some(Duration::ZERO) },
+            ("wait", _) => Outcome::Wait { timeout: Some(Duration::from_hours(1)) },
             ("unreachable", 1) => Outcome::Retry { after: None, failure: failure.with_fault(Fault::Unreachable) },
             ("dead", _) => Outcome::Retry { after: None, failure },
             ("paused", 1) => Outcome::Gone { failure },
             ("cancelled", _) => std::future::pending().await,
-            _ => Outcome::Done { result: None },
+            _ => Outcome::done(),
         }
     };
     let topics = ["done", "snooze", "wait", "unreachable", "dead", "paused", "cancelled", "expired"];
@@ -315,7 +315,7 @@ async fn only_what_is_asked_for_is_answered_and_the_port_ends_with_the_daemon() 
     let running = Running::start(daemon(&database)).await;
     let address = running.address().await;
     let client = outboxd::handler::http::client().unwrap();
-    for path in ["/", "/metrics/", "/healthz?x", "/../metrics", "/callback/1"] {
+    for path in ["/", "/metrics/", "/healthz?x", "/../metrics", "/callback", "/events", "/events/1"] {
         let expected = if path == "/healthz?x" || path == "/../metrics" { 200 } else { 404 };
         assert_eq!(get(address, path).await.0, expected, "{path}");
     }

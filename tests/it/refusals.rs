@@ -77,7 +77,7 @@ start = "tomorrow"
     .await;
     expect![[r##"
         78
-        outboxd: outboxd.toml:2: daemon.poll_intervall: this key is unknown (did you mean `poll_interval`?); known here: poll_interval, drain_timeout, dedup_window, once_window, retention, pool_size, listen
+        outboxd: outboxd.toml:2: daemon.poll_intervall: this key is unknown (did you mean `poll_interval`?); known here: poll_interval, drain_timeout, dedup_window, once_window, retention, pool_size, listen, callback_url
         outboxd.toml:3: daemon.drain_timeout: 30 is an integer; write a duration from "0s" to "1h"
         outboxd.toml:4: daemon.dedup_window: "1 fortnight" is not a duration; write for example "500ms", "10s", "1h 30m" or "7d"
         outboxd.toml:7: handler.mail.topics: a topic pattern is words separated by single dots, but word 2 of "user..registered" is empty
@@ -253,13 +253,13 @@ async fn a_schema_that_is_behind_is_78() {
         &database,
         expect![[r#"
             run: 78
-            outboxd: the schema is at version 1, this outboxd needs 4: run outboxd migrate
+            outboxd: the schema is at version 1, this outboxd needs 5: run outboxd migrate
             check: 78
             ok       the configuration has 1 handler
             ok       PostgreSQL VERSION answers
-            problem  the schema is at version 1, this outboxd needs 4: run outboxd migrate
+            problem  the schema is at version 1, this outboxd needs 5: run outboxd migrate
             status: 78
-            outboxd: the schema is at version 1, this outboxd needs 4: run outboxd migrate
+            outboxd: the schema is at version 1, this outboxd needs 5: run outboxd migrate
         "#]],
     )
     .await;
@@ -272,13 +272,13 @@ async fn a_schema_that_is_newer_is_78() {
         &with_history(newer).await,
         expect![[r#"
             run: 78
-            outboxd: the schema was made by a newer outboxd (it is at version 9999, this one knows 4): update outboxd
+            outboxd: the schema was made by a newer outboxd (it is at version 9999, this one knows 5): update outboxd
             check: 78
             ok       the configuration has 1 handler
             ok       PostgreSQL VERSION answers
-            problem  the schema was made by a newer outboxd (it is at version 9999, this one knows 4): update outboxd
+            problem  the schema was made by a newer outboxd (it is at version 9999, this one knows 5): update outboxd
             status: 78
-            outboxd: the schema was made by a newer outboxd (it is at version 9999, this one knows 4): update outboxd
+            outboxd: the schema was made by a newer outboxd (it is at version 9999, this one knows 5): update outboxd
         "#]],
     )
     .await;
@@ -436,6 +436,7 @@ async fn check_prints_the_configuration_with_its_defaults_and_without_its_secret
         timeout = "30s"
         max_timeout = "30s"
         retry = { max_attempts = 12, backoff = "exponential", base = "1s", max = "1h" }
+        callback = false
         ordered = false
         record = "late"
         breaker = "on"
@@ -449,6 +450,7 @@ async fn check_prints_the_configuration_with_its_defaults_and_without_its_secret
         timeout = "30s"
         max_timeout = "30s"
         retry = { max_attempts = 12, backoff = "exponential", base = "1s", max = "1h" }
+        callback = false
         ordered = false
         record = "late"
         breaker = "on"

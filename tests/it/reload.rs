@@ -122,7 +122,7 @@ async fn settings_that_need_a_restart_are_told() {
     let daemon = Process::run(&database, &config);
     daemon.logged("leading").await;
     reload(&daemon, &config, &["[daemon]\npoll_interval = \"1m\"\n".to_owned(), mail]);
-    daemon.logged("settings outside of [handler.NAME] have changed; they apply from the next start").await;
+    daemon.logged("settings in [daemon] have changed; they apply from the next start").await;
     daemon.logged("configuration reloaded handlers=1").await;
 }
 

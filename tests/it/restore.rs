@@ -29,7 +29,7 @@ fn handler(builder: DaemonBuilder, calls: &Calls, gate: &Gate) -> DaemonBuilder 
                 "hopeless" if attempt.number == 1 => return Outcome::Dead { failure: Failure::new("never") },
                 _ => {}
             }
-            Outcome::Done { result: None }
+            Outcome::done()
         }
     })
 }

@@ -60,9 +60,9 @@ fn handler(builder: DaemonBuilder, name: &str, calls: &Calls) -> DaemonBuilder {
         let outcome = match attempt.event.topic.as_str() {
             "dead" if attempt.number == 1 => Outcome::Dead { failure: Failure::new("never") },
             "retrying" if attempt.number == 1 => Outcome::Retry { after: None, failure: Failure::new("not yet") },
-            "waiting" if attempt.number == 1 => Outcome::Wait { timeout: DAY },
-            "scheduled" if attempt.number == 1 => Outcome::Snooze { after: DAY },
-            _ => Outcome::Done { result: None },
+            "waiting" if attempt.number == 1 => Outcome::Wait { timeout: Some(DAY) },
+            "scheduled" if attempt.number == 1 => Outcome::Snooze { after: Some(DAY) },
+            _ => Outcome::done(),
         };
         async { outcome }
     })

@@ -189,7 +189,7 @@ async fn a_function_whose_daemon_died_has_its_effect_once() {
 /// What SQL handlers make of every event: a daemon whose handler in Rust calls them, and keeps what they say.
 async fn overheard(database: &Database, targets: [Target; 2]) -> (Running, Arc<Mutex<Vec<Outcome>>>) {
     let function = SqlConfig { schema: "app".to_owned(), function: "apply".to_owned() };
-    let handler = |target: Target| SqlHandler::new(&function, Duration::from_secs(30), target.pool(1).unwrap());
+    let handler = |target: Target| SqlHandler::new(&function, &DeliveryConfig::new(vec![]), target.pool(1).unwrap());
     let handlers = Arc::new(targets.map(handler));
     let heard = Arc::new(Mutex::new(Vec::new()));
     let kept = Arc::clone(&heard);
@@ -230,6 +230,6 @@ async fn a_failure_says_whether_the_function_or_the_database_is_to_blame() {
     let unreachable = Some(Fault::Unreachable);
     let faults = [Some(Fault::Refused), unreachable, None, unreachable, Some(Fault::Failing), unreachable];
     assert_eq!(heard.iter().map(fault).collect::<Vec<_>>(), faults, "{heard:#?}");
-    assert_eq!(heard[2], Outcome::Wait { timeout: Duration::from_hours(1) });
+    assert_eq!(heard[2], Outcome::Wait { timeout: Some(Duration::from_hours(1)) });
     assert_eq!(applied(&session).await, Vec::<String>::new(), "what waits is rolled back too");
 }

@@ -92,6 +92,18 @@ BEGIN
 END
 $$;
 
+-- Name: caused_by(bigint, jsonb); Type: FUNCTION; Schema: outbox; Owner: -
+
+CREATE FUNCTION outbox.caused_by(event_id bigint, headers jsonb) RETURNS jsonb
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT jsonb_build_object('correlation_id', event_id::text) || coalesce(jsonb_object_agg(h.key, h.value), '{}')
+           || jsonb_build_object('causation_id', event_id::text)
+    FROM jsonb_each_text(headers) AS h (key, value)
+    WHERE h.key IN ('correlation_id', 'traceparent', 'tracestate') AND octet_length(h.value) <= 512
+$$;
+
 -- Name: change_key_order(); Type: FUNCTION; Schema: outbox; Owner: -
 
 CREATE FUNCTION outbox.change_key_order() RETURNS trigger
@@ -121,13 +133,23 @@ DECLARE
     ended outbox.open;
 BEGIN
     DELETE FROM outbox.open AS o
-    WHERE o.event_id = complete.event_id AND o.handler = complete.handler AND o.state = 'waiting'
+    WHERE o.event_id = complete.event_id AND o.handler = complete.handler AND o.attempt >= 1 AND o.state <> 'dead'
     RETURNING o.* INTO ended;
     IF NOT FOUND THEN
         RETURN false;
     END IF;
     INSERT INTO outbox.done (event_id, handler, outcome, attempt, started_at, finished_at, result)
-    VALUES (ended.event_id, ended.handler, 'done', ended.attempt, ended.updated_at, clock_timestamp(), complete.result);
+    VALUES (ended.event_id, ended.handler, 'done', ended.attempt, coalesce(ended.started_at, ended.updated_at), clock_timestamp(),
+            complete.result);
+    -- As the daemon does for a handler's own success (emit::of_done).
+    INSERT INTO outbox.event (topic, key, payload, headers)
+    SELECT h.on_done, ended.key,
+           jsonb_build_object('event_id', ended.event_id, 'handler', ended.handler, 'topic', ended.topic, 'key', ended.key,
+                              'attempts', ended.attempt, 'result', complete.result,
+                              'payload', CASE WHEN pg_column_size(ended.payload) <= 983040 THEN ended.payload END),
+           outbox.caused_by(ended.event_id, ended.headers) || jsonb_build_object('outbox-done-of', ended.event_id::text)
+    FROM outbox.handler h
+    WHERE h.name = ended.handler AND h.on_done IS NOT NULL AND NOT ended.headers ? 'outbox-done-of';
     PERFORM pg_notify('outbox', '');
     RETURN true;
 END
@@ -150,6 +172,8 @@ CREATE TABLE outbox.open (
     priority smallint NOT NULL,
     expires_at timestamp with time zone,
     created_at timestamp with time zone NOT NULL,
+    polls integer DEFAULT 0 NOT NULL,
+    answer_by timestamp with time zone,
     progress jsonb,
     heartbeat_at timestamp with time zone,
     last_error text,
@@ -332,30 +356,42 @@ EXCEPTION
 END
 $_$;
 
--- Name: fail(bigint, text, text); Type: FUNCTION; Schema: outbox; Owner: -
+-- Name: fail(bigint, text, text, boolean); Type: FUNCTION; Schema: outbox; Owner: -
 
-CREATE FUNCTION outbox.fail(event_id bigint, handler text, error text) RETURNS boolean
+CREATE FUNCTION outbox.fail(event_id bigint, handler text, error text, dead boolean DEFAULT false) RETURNS boolean
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
 #variable_conflict use_column
 DECLARE
     retry jsonb := (SELECT h.settings->'retry' FROM outbox.handler h WHERE h.name = fail.handler);
-    most  integer := (retry->>'max_attempts')::integer;
+    most  integer := CASE WHEN fail.dead THEN 0 ELSE (retry->>'max_attempts')::integer END;
 BEGIN
     UPDATE outbox.open AS o SET
         state      = CASE WHEN o.failures + 1 >= most THEN 'dead' ELSE 'retrying' END,
         due_at     = CASE WHEN o.failures + 1 >= most THEN NULL ELSE clock_timestamp() + outbox.retry_pause(retry, o.failures + 1) END,
         failures   = o.failures + 1,
+        started_at = NULL,
+        polls      = 0,
+        answer_by  = NULL,
         last_error = left(coalesce(nullif(fail.error, ''), 'failed by outbox.fail'), 4096),
         updated_at = clock_timestamp()
-    WHERE o.event_id = fail.event_id AND o.handler = fail.handler AND o.state = 'waiting';
+    WHERE o.event_id = fail.event_id AND o.handler = fail.handler AND o.attempt >= 1
+      AND o.state IN ('waiting', 'running', 'scheduled') AND o.failures < o.attempt;
     IF NOT FOUND THEN
         RETURN false;
     END IF;
     PERFORM pg_notify('outbox', '');
     RETURN true;
 END
+$$;
+
+-- Name: has_ended(text); Type: FUNCTION; Schema: outbox; Owner: -
+
+CREATE FUNCTION outbox.has_ended(state text) RETURNS boolean
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    AS $$
+    SELECT state IN ('done', 'cancelled', 'expired', 'discarded', 'dead')
 $$;
 
 -- Name: has_turn(text, integer, timestamp with time zone, text); Type: FUNCTION; Schema: outbox; Owner: -
@@ -596,7 +632,7 @@ BEGIN
         ORDER BY d.n
     LOOP
         UPDATE outbox.open AS o SET
-            state = 'retrying', failures = 0, updated_at = clock_timestamp(),
+            state = 'retrying', failures = 0, polls = 0, answer_by = NULL, updated_at = clock_timestamp(),
             due_at = began + coalesce(redriven / redrive.per_second, 0) * interval '1 second'
         WHERE o.event_id = dead.event_id AND o.handler = dead.handler AND o.state = 'dead';
         IF FOUND THEN
@@ -607,6 +643,50 @@ BEGIN
     RETURN redriven;
 END
 $$;
+
+-- Name: event; Type: TABLE; Schema: outbox; Owner: -
+
+CREATE TABLE outbox.event (
+    id bigint NOT NULL,
+    topic text NOT NULL,
+    key text,
+    payload jsonb NOT NULL,
+    headers jsonb DEFAULT '{}'::jsonb NOT NULL,
+    dedup_key text,
+    due_at timestamp with time zone,
+    expires_at timestamp with time zone,
+    priority smallint DEFAULT 0 NOT NULL,
+    created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    xid xid8 DEFAULT pg_current_xact_id() NOT NULL,
+    CONSTRAINT created_at_is_between_years_1970_and_9999 CHECK (((created_at >= '1970-01-01 00:00:00+00'::timestamp with time zone) AND (created_at < '9999-01-01 00:00:00+00'::timestamp with time zone))),
+    CONSTRAINT dedup_key_is_1_to_512_bytes CHECK (((octet_length(dedup_key) >= 1) AND (octet_length(dedup_key) <= 512))),
+    CONSTRAINT due_at_is_between_years_1970_and_9999 CHECK (((due_at >= '1970-01-01 00:00:00+00'::timestamp with time zone) AND (due_at < '9999-01-01 00:00:00+00'::timestamp with time zone))),
+    CONSTRAINT expires_at_is_after_due_at CHECK ((expires_at > due_at)),
+    CONSTRAINT expires_at_is_between_years_1970_and_9999 CHECK (((expires_at >= '1970-01-01 00:00:00+00'::timestamp with time zone) AND (expires_at < '9999-01-01 00:00:00+00'::timestamp with time zone))),
+    CONSTRAINT headers_are_an_object_of_strings CHECK (((jsonb_typeof(headers) = 'object'::text) AND (NOT jsonb_path_exists(headers, '$.*?(@.type() != "string")'::jsonpath)))),
+    CONSTRAINT headers_are_at_most_64_kibibytes CHECK ((pg_column_size(headers) <= 65536)),
+    CONSTRAINT key_is_1_to_512_bytes_without_control_characters CHECK ((((octet_length(key) >= 1) AND (octet_length(key) <= 512)) AND (key !~ '[[:cntrl:]]'::text))),
+    CONSTRAINT payload_is_at_most_16_mebibytes CHECK ((pg_column_size(payload) <= 16777216)),
+    CONSTRAINT topic_is_at_most_255_bytes CHECK ((octet_length(topic) <= 255)),
+    CONSTRAINT topic_is_dotted_words_of_letters_digits_underscore_colon_dash CHECK ((topic ~ '^[A-Za-z0-9_:-]+(\.[A-Za-z0-9_:-]+)*$'::text))
+)
+PARTITION BY RANGE (id);
+
+-- Name: related(bigint); Type: FUNCTION; Schema: outbox; Owner: -
+
+CREATE FUNCTION outbox.related(event_id bigint) RETURNS SETOF outbox.event
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+    WITH first AS (
+        SELECT coalesce(e.headers->>'correlation_id', e.id::text) AS correlation FROM outbox.event e WHERE e.id = related.event_id
+    )
+    SELECT e.* FROM first f JOIN outbox.event e ON e.headers ? 'correlation_id' AND e.headers->>'correlation_id' = f.correlation
+    UNION ALL
+    SELECT e.* FROM first f JOIN outbox.event e ON e.id = CASE WHEN f.correlation ~ '^[0-9]{1,18}$' THEN f.correlation::bigint END
+    WHERE NOT e.headers ? 'correlation_id'
+    ORDER BY id
+$_$;
 
 -- Name: remember_dedup_key(); Type: FUNCTION; Schema: outbox; Owner: -
 
@@ -658,6 +738,8 @@ BEGIN
     UPDATE outbox.open AS o SET
         state      = CASE WHEN o.state IN ('dead', 'retrying') THEN 'retrying' ELSE 'scheduled' END,
         failures   = CASE o.state WHEN 'dead' THEN 0 ELSE o.failures END,
+        polls      = CASE o.state WHEN 'dead' THEN 0 ELSE o.polls END,
+        answer_by  = CASE o.state WHEN 'dead' THEN NULL ELSE o.answer_by END,
         due_at     = clock_timestamp(),
         updated_at = clock_timestamp()
     WHERE o.event_id = retry.event_id AND o.handler = retry.handler
@@ -707,7 +789,11 @@ CREATE FUNCTION outbox.snooze(event_id bigint, handler text, after interval) RET
     AS $$
 #variable_conflict use_column
 BEGIN
-    UPDATE outbox.open AS o SET due_at = clock_timestamp() + snooze.after, updated_at = clock_timestamp()
+    UPDATE outbox.open AS o SET
+        due_at     = clock_timestamp() + snooze.after,
+        -- One that waits for its answer may wait as long.
+        answer_by  = CASE o.state WHEN 'waiting' THEN greatest(o.answer_by, clock_timestamp() + snooze.after) ELSE o.answer_by END,
+        updated_at = clock_timestamp()
     WHERE o.event_id = snooze.event_id AND o.handler = snooze.handler AND o.state IN ('retrying', 'scheduled', 'waiting');
     IF NOT FOUND THEN
         RETURN false;
@@ -783,7 +869,7 @@ BEGIN
     END;
     INSERT INTO outbox.event (topic, key, payload, headers)
     VALUES (on_dead, NEW.key, CASE WHEN pg_column_size(told) <= 16777216 THEN told ELSE about END,
-            jsonb_strip_nulls(jsonb_build_object('outbox-dead-of', NEW.event_id::text, 'traceparent', NEW.headers->'traceparent')));
+            outbox.caused_by(NEW.event_id, NEW.headers) || jsonb_build_object('outbox-dead-of', NEW.event_id::text));
     RETURN NULL;
 END
 $$;
@@ -860,6 +946,46 @@ EXCEPTION WHEN lock_not_available OR deadlock_detected THEN
 END
 $$;
 
+-- Name: wait_for(bigint, interval); Type: FUNCTION; Schema: outbox; Owner: -
+
+CREATE FUNCTION outbox.wait_for(event_id bigint, timeout interval DEFAULT '00:00:30'::interval) RETURNS boolean
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    until timestamptz := clock_timestamp() + wait_for.timeout;
+    pause double precision := 0.002;
+BEGIN
+    IF current_setting('transaction_isolation') IN ('repeatable read', 'serializable') THEN
+        RAISE feature_not_supported USING
+            MESSAGE = format('outbox.wait_for cannot see anything happen in a transaction that is %s', current_setting('transaction_isolation')),
+            HINT = 'Use READ COMMITTED.';
+    END IF;
+    IF wait_for.timeout IS NULL OR wait_for.timeout < interval '0' OR wait_for.timeout > interval '1 day' THEN
+        RAISE invalid_parameter_value USING MESSAGE = format('timeout is %s; it must be from 0 to 1 day', coalesce(wait_for.timeout::text, 'null'));
+    END IF;
+    IF EXISTS (SELECT FROM outbox.event e WHERE e.id = wait_for.event_id AND e.xid = pg_current_xact_id_if_assigned()) THEN
+        RAISE object_not_in_prerequisite_state USING
+            MESSAGE = format('event %s was inserted in this transaction: nobody else can see it before it is committed', wait_for.event_id),
+            HINT = 'Commit first, then wait.';
+    END IF;
+    IF NOT EXISTS (SELECT FROM outbox.event e WHERE e.id = wait_for.event_id)
+       AND NOT EXISTS (SELECT FROM outbox.open o WHERE o.event_id = wait_for.event_id) THEN
+        RAISE no_data_found USING MESSAGE = format('there is no event %s, or no more', wait_for.event_id);
+    END IF;
+    LOOP
+        IF coalesce((SELECT bool_and(outbox.has_ended(d.state)) FROM outbox.delivery d WHERE d.event_id = wait_for.event_id), true) THEN
+            RETURN true;
+        END IF;
+        IF clock_timestamp() >= until THEN
+            RETURN false;
+        END IF;
+        PERFORM pg_sleep(least(pause, extract(epoch FROM until - clock_timestamp())::double precision));
+        pause := least(pause * 1.5, 0.1);
+    END LOOP;
+END
+$$;
+
 -- Name: attempt; Type: TABLE; Schema: outbox; Owner: -
 
 CREATE TABLE outbox.attempt (
@@ -892,34 +1018,6 @@ CREATE TABLE outbox.done (
 )
 PARTITION BY RANGE (event_id);
 
--- Name: event; Type: TABLE; Schema: outbox; Owner: -
-
-CREATE TABLE outbox.event (
-    id bigint NOT NULL,
-    topic text NOT NULL,
-    key text,
-    payload jsonb NOT NULL,
-    headers jsonb DEFAULT '{}'::jsonb NOT NULL,
-    dedup_key text,
-    due_at timestamp with time zone,
-    expires_at timestamp with time zone,
-    priority smallint DEFAULT 0 NOT NULL,
-    created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
-    xid xid8 DEFAULT pg_current_xact_id() NOT NULL,
-    CONSTRAINT created_at_is_between_years_1970_and_9999 CHECK (((created_at >= '1970-01-01 00:00:00+00'::timestamp with time zone) AND (created_at < '9999-01-01 00:00:00+00'::timestamp with time zone))),
-    CONSTRAINT dedup_key_is_1_to_512_bytes CHECK (((octet_length(dedup_key) >= 1) AND (octet_length(dedup_key) <= 512))),
-    CONSTRAINT due_at_is_between_years_1970_and_9999 CHECK (((due_at >= '1970-01-01 00:00:00+00'::timestamp with time zone) AND (due_at < '9999-01-01 00:00:00+00'::timestamp with time zone))),
-    CONSTRAINT expires_at_is_after_due_at CHECK ((expires_at > due_at)),
-    CONSTRAINT expires_at_is_between_years_1970_and_9999 CHECK (((expires_at >= '1970-01-01 00:00:00+00'::timestamp with time zone) AND (expires_at < '9999-01-01 00:00:00+00'::timestamp with time zone))),
-    CONSTRAINT headers_are_an_object_of_strings CHECK (((jsonb_typeof(headers) = 'object'::text) AND (NOT jsonb_path_exists(headers, '$.*?(@.type() != "string")'::jsonpath)))),
-    CONSTRAINT headers_are_at_most_64_kibibytes CHECK ((pg_column_size(headers) <= 65536)),
-    CONSTRAINT key_is_1_to_512_bytes_without_control_characters CHECK ((((octet_length(key) >= 1) AND (octet_length(key) <= 512)) AND (key !~ '[[:cntrl:]]'::text))),
-    CONSTRAINT payload_is_at_most_16_mebibytes CHECK ((pg_column_size(payload) <= 16777216)),
-    CONSTRAINT topic_is_at_most_255_bytes CHECK ((octet_length(topic) <= 255)),
-    CONSTRAINT topic_is_dotted_words_of_letters_digits_underscore_colon_dash CHECK ((topic ~ '^[A-Za-z0-9_:-]+(\.[A-Za-z0-9_:-]+)*$'::text))
-)
-PARTITION BY RANGE (id);
-
 -- Name: handler; Type: TABLE; Schema: outbox; Owner: -
 
 CREATE TABLE outbox.handler (
@@ -931,6 +1029,7 @@ CREATE TABLE outbox.handler (
     absent boolean DEFAULT false NOT NULL,
     first_id bigint NOT NULL,
     ordered text,
+    on_done text,
     on_dead text,
     paused_at timestamp with time zone,
     paused_until timestamp with time zone,
@@ -1020,6 +1119,14 @@ CREATE SEQUENCE outbox.bell
     MAXVALUE 2
     CACHE 1
     CYCLE;
+
+-- Name: callback_key; Type: TABLE; Schema: outbox; Owner: -
+
+CREATE TABLE outbox.callback_key (
+    singleton boolean DEFAULT true NOT NULL,
+    key bytea DEFAULT sha256((((gen_random_uuid())::text || (gen_random_uuid())::text))::bytea) NOT NULL,
+    CONSTRAINT there_is_one_key CHECK (singleton)
+);
 
 -- Name: cancelling; Type: TABLE; Schema: outbox; Owner: -
 
@@ -1423,6 +1530,17 @@ CREATE TABLE outbox.refinery_schema_history (
     checksum character varying(255)
 );
 
+-- Name: schedule; Type: TABLE; Schema: outbox; Owner: -
+
+CREATE TABLE outbox.schedule (
+    name text NOT NULL,
+    cron text NOT NULL,
+    timezone text NOT NULL,
+    topic text NOT NULL,
+    ticked_at timestamp with time zone NOT NULL,
+    next_at timestamp with time zone
+);
+
 -- Name: done_default; Type: TABLE ATTACH; Schema: outbox; Owner: -
 
 ALTER TABLE ONLY outbox.done ATTACH PARTITION outbox.done_default DEFAULT;
@@ -1475,6 +1593,11 @@ ALTER TABLE ONLY outbox.event ATTACH PARTITION outbox.event_p4000000 FOR VALUES 
 
 ALTER TABLE ONLY outbox.attempt
     ADD CONSTRAINT attempt_pkey PRIMARY KEY (event_id, handler, attempt);
+
+-- Name: callback_key callback_key_pkey; Type: CONSTRAINT; Schema: outbox; Owner: -
+
+ALTER TABLE ONLY outbox.callback_key
+    ADD CONSTRAINT callback_key_pkey PRIMARY KEY (singleton);
 
 -- Name: consumed consumed_pkey; Type: CONSTRAINT; Schema: outbox; Owner: -
 
@@ -1581,6 +1704,11 @@ ALTER TABLE ONLY outbox."position"
 ALTER TABLE ONLY outbox.refinery_schema_history
     ADD CONSTRAINT refinery_schema_history_pkey PRIMARY KEY (version);
 
+-- Name: schedule schedule_pkey; Type: CONSTRAINT; Schema: outbox; Owner: -
+
+ALTER TABLE ONLY outbox.schedule
+    ADD CONSTRAINT schedule_pkey PRIMARY KEY (name);
+
 -- Name: consumed_expires; Type: INDEX; Schema: outbox; Owner: -
 
 CREATE INDEX consumed_expires ON outbox.consumed USING btree (expires_at);
@@ -1588,6 +1716,14 @@ CREATE INDEX consumed_expires ON outbox.consumed USING btree (expires_at);
 -- Name: dedup_expires; Type: INDEX; Schema: outbox; Owner: -
 
 CREATE INDEX dedup_expires ON outbox.dedup USING btree (expires_at);
+
+-- Name: event_correlation; Type: INDEX; Schema: outbox; Owner: -
+
+CREATE INDEX event_correlation ON ONLY outbox.event USING btree (((headers ->> 'correlation_id'::text)), id) WHERE (headers ? 'correlation_id'::text);
+
+-- Name: event_default_expr_id_idx; Type: INDEX; Schema: outbox; Owner: -
+
+CREATE INDEX event_default_expr_id_idx ON outbox.event_default USING btree (((headers ->> 'correlation_id'::text)), id) WHERE (headers ? 'correlation_id'::text);
 
 -- Name: event_xid_id; Type: INDEX; Schema: outbox; Owner: -
 
@@ -1597,21 +1733,41 @@ CREATE INDEX event_xid_id ON ONLY outbox.event USING btree (xid, id);
 
 CREATE INDEX event_default_xid_id_idx ON outbox.event_default USING btree (xid, id);
 
+-- Name: event_p0_expr_id_idx; Type: INDEX; Schema: outbox; Owner: -
+
+CREATE INDEX event_p0_expr_id_idx ON outbox.event_p0 USING btree (((headers ->> 'correlation_id'::text)), id) WHERE (headers ? 'correlation_id'::text);
+
 -- Name: event_p0_xid_id_idx; Type: INDEX; Schema: outbox; Owner: -
 
 CREATE INDEX event_p0_xid_id_idx ON outbox.event_p0 USING btree (xid, id);
+
+-- Name: event_p1000000_expr_id_idx; Type: INDEX; Schema: outbox; Owner: -
+
+CREATE INDEX event_p1000000_expr_id_idx ON outbox.event_p1000000 USING btree (((headers ->> 'correlation_id'::text)), id) WHERE (headers ? 'correlation_id'::text);
 
 -- Name: event_p1000000_xid_id_idx; Type: INDEX; Schema: outbox; Owner: -
 
 CREATE INDEX event_p1000000_xid_id_idx ON outbox.event_p1000000 USING btree (xid, id);
 
+-- Name: event_p2000000_expr_id_idx; Type: INDEX; Schema: outbox; Owner: -
+
+CREATE INDEX event_p2000000_expr_id_idx ON outbox.event_p2000000 USING btree (((headers ->> 'correlation_id'::text)), id) WHERE (headers ? 'correlation_id'::text);
+
 -- Name: event_p2000000_xid_id_idx; Type: INDEX; Schema: outbox; Owner: -
 
 CREATE INDEX event_p2000000_xid_id_idx ON outbox.event_p2000000 USING btree (xid, id);
 
+-- Name: event_p3000000_expr_id_idx; Type: INDEX; Schema: outbox; Owner: -
+
+CREATE INDEX event_p3000000_expr_id_idx ON outbox.event_p3000000 USING btree (((headers ->> 'correlation_id'::text)), id) WHERE (headers ? 'correlation_id'::text);
+
 -- Name: event_p3000000_xid_id_idx; Type: INDEX; Schema: outbox; Owner: -
 
 CREATE INDEX event_p3000000_xid_id_idx ON outbox.event_p3000000 USING btree (xid, id);
+
+-- Name: event_p4000000_expr_id_idx; Type: INDEX; Schema: outbox; Owner: -
+
+CREATE INDEX event_p4000000_expr_id_idx ON outbox.event_p4000000 USING btree (((headers ->> 'correlation_id'::text)), id) WHERE (headers ? 'correlation_id'::text);
 
 -- Name: event_p4000000_xid_id_idx; Type: INDEX; Schema: outbox; Owner: -
 
@@ -1657,6 +1813,10 @@ ALTER INDEX outbox.done_pkey ATTACH PARTITION outbox.done_p3000000_pkey;
 
 ALTER INDEX outbox.done_pkey ATTACH PARTITION outbox.done_p4000000_pkey;
 
+-- Name: event_default_expr_id_idx; Type: INDEX ATTACH; Schema: outbox; Owner: -
+
+ALTER INDEX outbox.event_correlation ATTACH PARTITION outbox.event_default_expr_id_idx;
+
 -- Name: event_default_pkey; Type: INDEX ATTACH; Schema: outbox; Owner: -
 
 ALTER INDEX outbox.event_pkey ATTACH PARTITION outbox.event_default_pkey;
@@ -1664,6 +1824,10 @@ ALTER INDEX outbox.event_pkey ATTACH PARTITION outbox.event_default_pkey;
 -- Name: event_default_xid_id_idx; Type: INDEX ATTACH; Schema: outbox; Owner: -
 
 ALTER INDEX outbox.event_xid_id ATTACH PARTITION outbox.event_default_xid_id_idx;
+
+-- Name: event_p0_expr_id_idx; Type: INDEX ATTACH; Schema: outbox; Owner: -
+
+ALTER INDEX outbox.event_correlation ATTACH PARTITION outbox.event_p0_expr_id_idx;
 
 -- Name: event_p0_pkey; Type: INDEX ATTACH; Schema: outbox; Owner: -
 
@@ -1673,6 +1837,10 @@ ALTER INDEX outbox.event_pkey ATTACH PARTITION outbox.event_p0_pkey;
 
 ALTER INDEX outbox.event_xid_id ATTACH PARTITION outbox.event_p0_xid_id_idx;
 
+-- Name: event_p1000000_expr_id_idx; Type: INDEX ATTACH; Schema: outbox; Owner: -
+
+ALTER INDEX outbox.event_correlation ATTACH PARTITION outbox.event_p1000000_expr_id_idx;
+
 -- Name: event_p1000000_pkey; Type: INDEX ATTACH; Schema: outbox; Owner: -
 
 ALTER INDEX outbox.event_pkey ATTACH PARTITION outbox.event_p1000000_pkey;
@@ -1680,6 +1848,10 @@ ALTER INDEX outbox.event_pkey ATTACH PARTITION outbox.event_p1000000_pkey;
 -- Name: event_p1000000_xid_id_idx; Type: INDEX ATTACH; Schema: outbox; Owner: -
 
 ALTER INDEX outbox.event_xid_id ATTACH PARTITION outbox.event_p1000000_xid_id_idx;
+
+-- Name: event_p2000000_expr_id_idx; Type: INDEX ATTACH; Schema: outbox; Owner: -
+
+ALTER INDEX outbox.event_correlation ATTACH PARTITION outbox.event_p2000000_expr_id_idx;
 
 -- Name: event_p2000000_pkey; Type: INDEX ATTACH; Schema: outbox; Owner: -
 
@@ -1689,6 +1861,10 @@ ALTER INDEX outbox.event_pkey ATTACH PARTITION outbox.event_p2000000_pkey;
 
 ALTER INDEX outbox.event_xid_id ATTACH PARTITION outbox.event_p2000000_xid_id_idx;
 
+-- Name: event_p3000000_expr_id_idx; Type: INDEX ATTACH; Schema: outbox; Owner: -
+
+ALTER INDEX outbox.event_correlation ATTACH PARTITION outbox.event_p3000000_expr_id_idx;
+
 -- Name: event_p3000000_pkey; Type: INDEX ATTACH; Schema: outbox; Owner: -
 
 ALTER INDEX outbox.event_pkey ATTACH PARTITION outbox.event_p3000000_pkey;
@@ -1696,6 +1872,10 @@ ALTER INDEX outbox.event_pkey ATTACH PARTITION outbox.event_p3000000_pkey;
 -- Name: event_p3000000_xid_id_idx; Type: INDEX ATTACH; Schema: outbox; Owner: -
 
 ALTER INDEX outbox.event_xid_id ATTACH PARTITION outbox.event_p3000000_xid_id_idx;
+
+-- Name: event_p4000000_expr_id_idx; Type: INDEX ATTACH; Schema: outbox; Owner: -
+
+ALTER INDEX outbox.event_correlation ATTACH PARTITION outbox.event_p4000000_expr_id_idx;
 
 -- Name: event_p4000000_pkey; Type: INDEX ATTACH; Schema: outbox; Owner: -
 
@@ -1754,6 +1934,10 @@ REVOKE ALL ON FUNCTION outbox.add_partitions(ahead integer, lasting interval, sm
 
 REVOKE ALL ON FUNCTION outbox.cancel(event_id bigint, handler text, reason text) FROM PUBLIC;
 
+-- Name: FUNCTION caused_by(event_id bigint, headers jsonb); Type: ACL; Schema: outbox; Owner: -
+
+REVOKE ALL ON FUNCTION outbox.caused_by(event_id bigint, headers jsonb) FROM PUBLIC;
+
 -- Name: FUNCTION change_key_order(); Type: ACL; Schema: outbox; Owner: -
 
 REVOKE ALL ON FUNCTION outbox.change_key_order() FROM PUBLIC;
@@ -1786,9 +1970,13 @@ REVOKE ALL ON FUNCTION outbox.drop_partitions() FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION outbox.empty_partition(first_id bigint, checked pg_snapshot) FROM PUBLIC;
 
--- Name: FUNCTION fail(event_id bigint, handler text, error text); Type: ACL; Schema: outbox; Owner: -
+-- Name: FUNCTION fail(event_id bigint, handler text, error text, dead boolean); Type: ACL; Schema: outbox; Owner: -
 
-REVOKE ALL ON FUNCTION outbox.fail(event_id bigint, handler text, error text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION outbox.fail(event_id bigint, handler text, error text, dead boolean) FROM PUBLIC;
+
+-- Name: FUNCTION has_ended(state text); Type: ACL; Schema: outbox; Owner: -
+
+REVOKE ALL ON FUNCTION outbox.has_ended(state text) FROM PUBLIC;
 
 -- Name: FUNCTION has_turn(state text, attempt integer, due_at timestamp with time zone, ordered text); Type: ACL; Schema: outbox; Owner: -
 
@@ -1838,6 +2026,10 @@ REVOKE ALL ON FUNCTION outbox.publish(topic text, payload jsonb, key text, dedup
 
 REVOKE ALL ON FUNCTION outbox.redrive(handler text, topic text, since timestamp with time zone, until timestamp with time zone, error text, per_second double precision, dry_run boolean) FROM PUBLIC;
 
+-- Name: FUNCTION related(event_id bigint); Type: ACL; Schema: outbox; Owner: -
+
+REVOKE ALL ON FUNCTION outbox.related(event_id bigint) FROM PUBLIC;
+
 -- Name: FUNCTION remember_dedup_key(); Type: ACL; Schema: outbox; Owner: -
 
 REVOKE ALL ON FUNCTION outbox.remember_dedup_key() FROM PUBLIC;
@@ -1877,6 +2069,10 @@ REVOKE ALL ON FUNCTION outbox.topic_regex(topics text[]) FROM PUBLIC;
 -- Name: FUNCTION trim_log(first_id bigint, next_id bigint, older interval); Type: ACL; Schema: outbox; Owner: -
 
 REVOKE ALL ON FUNCTION outbox.trim_log(first_id bigint, next_id bigint, older interval) FROM PUBLIC;
+
+-- Name: FUNCTION wait_for(event_id bigint, timeout interval); Type: ACL; Schema: outbox; Owner: -
+
+REVOKE ALL ON FUNCTION outbox.wait_for(event_id bigint, timeout interval) FROM PUBLIC;
 
 -- Name: SEQUENCE bell; Type: ACL; Schema: outbox; Owner: -
 

@@ -110,7 +110,7 @@ const BUGS: [Bug; 12] = [
             file: "src/daemon/runner.rs",
             old: "let outcome = running.await;",
             new: "tokio::spawn(running);
-                  let outcome = Outcome::Done { result: None };",
+                  let outcome = Outcome::done();",
         }],
     },
     Bug {

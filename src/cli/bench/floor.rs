@@ -152,6 +152,7 @@ fn attempt(n: u32, handler: Arc<str>, installation: Uuid) -> Attempt {
         number: 1,
         has_row: false,
         installation,
+        callback: None,
         heartbeats: Heartbeats::default(),
     }
 }

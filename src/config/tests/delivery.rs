@@ -1,7 +1,7 @@
 //! How a handler is run: retries, order, time-outs, and how they fit together.
 
 use super::*;
-use crate::outcome::Backoff;
+use crate::outcome::{Backoff, PollPolicy};
 
 #[test]
 fn how_a_handler_is_run_is_understood() {
@@ -17,6 +17,22 @@ fn how_a_handler_is_run_is_understood() {
     assert_eq!(of("record = \"start\"").record, Record::Start);
     assert!(!of("breaker = \"off\"").breaker);
     assert_eq!(of("on_dead = \"x.dead\"").on_dead.as_deref(), Some("x.dead"));
+    assert_eq!(of("on_done = \"x.done\"").on_done.as_deref(), Some("x.done"));
+    let poll = |text: &str| of(&format!("poll = {{ {text} }}")).poll.unwrap();
+    assert_eq!(poll(""), PollPolicy::default());
+    let (base, max, timeout) = (second / 10, 86_400 * second, 3600 * second);
+    assert_eq!(poll("base = \"100ms\", max = \"1d\", timeout = \"1h\""), PollPolicy { base, max, timeout });
+    assert_eq!((of("").callback, of("").record), (false, Record::Late));
+    assert_eq!((of("callback = true").callback, of("callback = true").record), (true, Record::Start));
+    let nowhere = |more: &str| {
+        format!("daemon.listen = \"off\"\n{more}[handler.a]\ntopics = [\"x\"]\nsql = \"app.f\"\ncallback = true\n")
+    };
+    assert!(parse(&nowhere("daemon.callback_url = \"https://hooks.example.com\"\n")).is_ok());
+    check(
+        &nowhere(""),
+        &expect![[r"
+            outboxd.toml:2: handler: handler a takes callbacks, and none can reach this daemon; write `callback_url`, or let `listen` be an address"]],
+    );
     assert_eq!(of("max_timeout = \"1h\"").max_timeout, Some(3600 * second));
     assert_eq!(of("max_timeout = \"30s\"").max_timeout, None, "that is `timeout`");
     let backoff = |value: &str| of(&format!("retry.backoff = {value}")).retry.backoff;
@@ -73,6 +89,20 @@ sql = "app.f"
 timeout = "never"
 max_timeout = "1s"
 retry = { backoff = 2, max = "0.5s" }
+
+[handler.e]
+topics = ["x"]
+sql = "app.f"
+record = "late"
+callback = true
+poll = { base = "1h", timeout = "31d", every = "5s" }
+on_done = "x.#"
+
+[handler.f]
+topics = ["x"]
+sql = "app.f"
+callback = "yes"
+poll = "5s"
 "#,
         &expect![[r#"
             outboxd.toml:2: daemon.once_window: "3661d" is out of range; write a duration from "1s" to "3660d"
@@ -100,6 +130,13 @@ retry = { backoff = 2, max = "0.5s" }
             outboxd.toml:32: handler.c.on_dead: "" is not a topic; write one topic, without wildcards, such as "payment.dead"
             outboxd.toml:37: handler.d.timeout: "never" is not a duration; write for example "500ms", "10s", "1h 30m" or "7d"
             outboxd.toml:39: handler.d.retry: `base` "1s" (the default) is longer than `max` "500ms"; write `base` at most as long as `max`
-            outboxd.toml:39: handler.d.retry.backoff: 2 is an integer; write "exponential", "linear", "fixed" or an array of pauses such as ["1s", "5s", "1m"]"#]],
+            outboxd.toml:39: handler.d.retry.backoff: 2 is an integer; write "exponential", "linear", "fixed" or an array of pauses such as ["1s", "5s", "1m"]
+            outboxd.toml:44: handler.e.record: with `callback` every attempt has a row from its beginning: an answer may come before the attempt has ended; write "start", or remove it
+            outboxd.toml:46: handler.e.poll: `base` "1h" is longer than `max` "5m" (the default); write `base` at most as long as `max`
+            outboxd.toml:46: handler.e.poll.every: this key is unknown; known here: base, max, timeout
+            outboxd.toml:46: handler.e.poll.timeout: "31d" is out of range; write a duration from "1s" to "30d"
+            outboxd.toml:47: handler.e.on_done: "x.#" is not a topic; write one topic, without wildcards, such as "payment.dead"
+            outboxd.toml:52: handler.f.callback: "yes" is a string; write true or false
+            outboxd.toml:53: handler.f.poll: this is a string; write a table such as { base = "5s", max = "5m", timeout = "1d" }"#]],
     );
 }

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::outcome::Backoff;
+use crate::outcome::{Backoff, PollPolicy};
 
 fn durations(min_ms: u64, max_ms: u64) -> impl Strategy<Value = Duration> {
     (min_ms..max_ms).prop_map(Duration::from_millis)
@@ -47,14 +47,24 @@ fn handlers() -> impl Strategy<Value = HandlerConfig> {
         prop::sample::select(vec![Record::Start, Record::Late]),
         any::<bool>(),
         prop::option::of("[a-z:_-]{1,5}(\\.[A-Z0-9]{1,5}){0,3}"),
+        prop::option::of("[a-z:_-]{1,5}(\\.[A-Z0-9]{1,5}){0,3}"),
         prop::option::of(durations(1, 86_400_000)),
+        any::<bool>(),
+        prop::option::of((durations(100, 86_400_000), 0u64..86_400_000, durations(1000, 2_592_000_000)).prop_map(
+            |(base, more, timeout)| {
+                let max = (base + Duration::from_millis(more)).min(Duration::from_hours(24));
+                PollPolicy { base, max, timeout }
+            },
+        )),
     );
     let topics = prop::collection::btree_set("([a-z:_-]{1,5}|\\*|#)(\\.([a-z]{1,5}|\\*|#)){0,3}", 1..5);
     let start = prop_oneof![Just(Start::Now), Just(Start::Beginning)];
     ("[A-Za-z0-9_-]{1,63}", kinds(), topics, 1usize..=1000, durations(1, 86_400_000), retry, start, more).prop_map(
         |(name, kind, topics, concurrency, timeout, mut retry, start, more)| {
             let topics = topics.iter().map(|topic| topic.parse().unwrap()).collect();
-            let (ordered, record, breaker, on_dead, max_timeout) = more;
+            let (ordered, record, breaker, on_done, on_dead, max_timeout, callback, poll) = more;
+            // What may be answered at any time has a row from the beginning.
+            let record = if callback { Record::Start } else { record };
             let max_timeout = max_timeout.filter(|longest| *longest > timeout);
             retry.concurrency = retry.concurrency.map(|retries| retries.min(concurrency));
             let delivery = DeliveryConfig {
@@ -63,13 +73,32 @@ fn handlers() -> impl Strategy<Value = HandlerConfig> {
                 timeout,
                 max_timeout,
                 retry,
+                poll,
+                callback,
                 ordered,
                 record,
                 breaker,
+                on_done,
                 on_dead,
                 start,
             };
             HandlerConfig { name: name.into(), kind, delivery }
+        },
+    )
+}
+
+fn schedules() -> impl Strategy<Value = ScheduleConfig> {
+    let zone = prop::sample::select(vec!["UTC", "Europe/Berlin", "America/New_York"]);
+    let payload = prop::collection::btree_map("[^\0]{0,5}", "[^\0]{0,5}|[0-9]{1,5}", 0..4);
+    let topic = "[a-z:_-]{1,5}(\\.[A-Z0-9]{1,5}){0,3}";
+    ("[A-Za-z0-9_-]{1,63}", 0u32..60, zone, topic, payload, prop::option::of("[a-z\"' ]{1,9}"), 1usize..=1000).prop_map(
+        |(name, minute, zone, topic, payload, key, catch_up)| ScheduleConfig {
+            name: name.into(),
+            timetable: Timetable::new(&format!("{minute} */2 * * MON"), zone).unwrap(),
+            topic,
+            payload: serde_json::json!(payload).to_string(),
+            key,
+            catch_up,
         },
     )
 }
@@ -89,12 +118,23 @@ fn configs() -> impl Strategy<Value = Config> {
             retention,
             pool_size,
             listen,
+            callback_url: None,
         },
     );
-    (daemon, prop::collection::vec(handlers(), 0..4)).prop_map(|(daemon, mut handlers)| {
+    let callback_url = prop::option::of("https?://[a-z]{1,8}/[a-z$]{0,8}");
+    let parts =
+        (daemon, callback_url, prop::collection::vec(handlers(), 0..4), prop::collection::vec(schedules(), 0..3));
+    parts.prop_map(|(mut daemon, url, mut handlers, mut schedules)| {
+        schedules.sort_by(|a, b| a.name.cmp(&b.name));
+        schedules.dedup_by(|a, b| a.name == b.name);
+        daemon.callback_url = url.map(|url| reqwest::Url::parse(&url).unwrap());
+        for handler in &mut handlers {
+            // None can reach a daemon that is nowhere.
+            handler.delivery.callback &= daemon.listen.is_some() || daemon.callback_url.is_some();
+        }
         handlers.sort_by(|a, b| a.name.cmp(&b.name));
         handlers.dedup_by(|a, b| a.name == b.name);
-        Config { daemon, handlers }
+        Config { daemon, handlers, schedules }
     })
 }
 
@@ -123,7 +163,7 @@ proptest! {
             prop::sample::select(vec![
                 "[", "]", "[[", "]]", "{", "}", "=", ".", ",", "\n", " ", "\"", "'", "\"\"\"", "'''", "#", "é", "1", "5s",
                 "handler", "daemon", "a", "topics", "http", "url", "secret", "headers", "retry", "base", "timeout", "env",
-                "backoff", "ordered", "on_dead_key", "on_dead", "record", "breaker", "max_timeout", "rate", "true",
+                "backoff", "ordered", "on_dead_key", "on_dead", "record", "breaker", "max_timeout", "rate", "true", "poll", "callback", "callback_url", "on_done", "schedule", "[schedule.s]\n", "cron", "\"* * * * *\"", "topic", "payload",
                 "command", "sql", "\"x\"", "[handler.a]\n", "topics = [\"x\"]\n", "${", "$",
             ]),
             0..60,

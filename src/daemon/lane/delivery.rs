@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::super::write::{Ticket, Write};
 use crate::event::{Event, EventId, KeyHash};
-use crate::outcome::Settlement;
+use crate::outcome::{Asked, Settlement};
 use crate::store::log::Logged;
 
 /// One delivery the lane holds.
@@ -17,6 +17,9 @@ pub(super) struct Delivery {
     pub(super) priority: i16,
     pub(super) attempt: u32,
     pub(super) failures: u32,
+    /// How often it was asked, and until when it must answer.
+    pub(super) polls: u32,
+    pub(super) answer_by: Option<Instant>,
     pub(super) has_row: bool,
     /// Its key, if the lane keeps the order of keys.
     pub(super) key: Option<KeyHash>,
@@ -77,6 +80,8 @@ impl Delivery {
             priority: 0,
             attempt: 0,
             failures: 0,
+            polls: 0,
+            answer_by: None,
             has_row: false,
             key: None,
             writes_row: false,
@@ -85,6 +90,11 @@ impl Delivery {
             began: None,
             stage: Stage::Unbegun,
         }
+    }
+
+    pub(super) fn asked(&self, now: Instant) -> Asked {
+        let left = self.answer_by.map(|at| at.saturating_duration_since(now));
+        Asked { polls: self.polls, left }
     }
 
     /// Whether it has a slot.

@@ -73,11 +73,14 @@ impl Lane {
         random: f64,
         steps: &mut Vec<Step>,
     ) -> Option<EndedAttempt> {
-        let Claimed { event, attempt, failures, expires_in, unanswered, alone, .. } = claimed;
+        let Claimed { event, attempt, failures, polls, answer_in, expires_in, unanswered, alone, .. } = claimed;
         let key = self.keys.as_ref().and(event.key.as_deref()).map(KeyHash::of);
         let ticket = self.insert(Delivery {
             attempt,
             failures,
+            // One that is given up begins anew.
+            polls: if unanswered { 0 } else { polls },
+            answer_by: answer_in.filter(|_| !unanswered).map(|left| now + left),
             has_row: true,
             key,
             claimed: true,

@@ -24,8 +24,9 @@ use self::rate::Rate;
 use super::windows::Windows;
 use super::write::{Ended, Fate, LaneId, Ticket, Write};
 use crate::config::{DeliveryConfig, OnDeadKey, Record};
+use crate::emit;
 use crate::event::{Event, EventId, KeyHash};
-use crate::outcome::{Fault, Outcome, Settlement, Tried, settle};
+use crate::outcome::{Fault, Outcome, Policies, Settlement, Tried, settle};
 use crate::snapshot::Snapshot;
 use crate::store::registry::Checkpoint;
 
@@ -222,12 +223,21 @@ impl Lane {
         steps: &mut Vec<Step>,
     ) -> Option<EndedAttempt> {
         let delivery = self.deliveries.get(&ticket)?;
-        let tried = Tried { attempt: delivery.attempt, failures: delivery.failures, spared };
-        let settlement = settle(outcome, tried, &self.config.retry, random);
+        let asked = delivery.asked(now);
+        let tried = Tried { attempt: delivery.attempt, failures: delivery.failures, spared, asked };
+        let policies = Policies { retry: &self.config.retry, poll: self.config.poll.as_ref() };
+        let mut settlement = settle(outcome, tried, policies, random);
+        if let Settlement::Done { result, emit } = &mut settlement {
+            let caused = std::mem::take(emit).into_iter().map(|one| one.caused_by(&delivery.event));
+            let told = self.config.on_done.as_ref().and_then(|topic| {
+                emit::of_done(topic, &self.handler, &delivery.event, delivery.attempt, result.as_ref())
+            });
+            *emit = caused.chain(told).collect();
+        }
         let (event, attempt, began) = (delivery.event.id, delivery.attempt, delivery.began);
         self.release_slot(ticket);
         match settlement {
-            Settlement::Retry { after, .. } | Settlement::Snooze { after } | Settlement::Wait { timeout: after } => {
+            Settlement::Retry { after, .. } | Settlement::Snooze { after, .. } | Settlement::Wait { after, .. } => {
                 self.due_within(after, now);
             }
             Settlement::Pause { .. } => self.due_within(Duration::ZERO, now),
@@ -373,6 +383,12 @@ impl Lane {
             handler: Arc::clone(&self.handler),
             attempt: delivery.attempt,
             failures: delivery.failures,
+            asked: match ended {
+                Ended::Settled(
+                    Settlement::Retry { asked, .. } | Settlement::Snooze { asked, .. } | Settlement::Wait { asked, .. },
+                ) => asked,
+                _ => delivery.asked(now),
+            },
             has_row: delivery.has_row,
             began: delivery.began,
             at: now,

@@ -4,7 +4,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::super::write::{Ended, Write};
+use crate::emit::Emit;
+use crate::event::EventId;
 use crate::outcome::{Failure, Settlement, TEXT_BYTES_MAX, excerpt, failed_as};
+use crate::store::emit::Emitted;
 use crate::store::settle::{Attempts, Finished, Opened, Pairs};
 use crate::store::{Error, Store};
 
@@ -17,6 +20,9 @@ struct Batch {
     reopen: Opened,
     committed: Finished,
     attempts: Attempts,
+    emitted: Emitted,
+    /// By deliveries that have a row, whose attempt may have been taken away.
+    emitted_if_held: Vec<(EventId, Arc<str>, Emit)>,
 }
 
 /// Writes a batch; returns the indexes of those whose row did not name their attempt any more.
@@ -76,11 +82,12 @@ impl Batch {
             && self.reopen.event_ids.is_empty()
             && self.committed.event_ids.is_empty()
             && self.attempts.event_ids.is_empty()
+            && self.emitted.is_empty()
             && !self.append.event_ids.is_empty()
     }
 
     /// Rows are opened before they are ended: one batch may hold both for one delivery.
-    async fn execute(&self, store: &Store) -> Result<Pairs, Error> {
+    async fn execute(mut self, store: &Store) -> Result<Pairs, Error> {
         let mut held = Pairs::new();
         if !self.append.event_ids.is_empty() {
             store.append_done(&self.append).await?;
@@ -100,14 +107,27 @@ impl Batch {
         if !self.attempts.event_ids.is_empty() {
             store.append_attempt(&self.attempts).await?;
         }
+        for (event, handler, emit) in std::mem::take(&mut self.emitted_if_held) {
+            if held.contains(&(event, handler.to_string())) {
+                self.emitted.push(emit);
+            }
+        }
+        store.emit(&self.emitted).await?;
         Ok(held)
     }
 
     fn add(&mut self, write: &Write, now: Instant) {
         let failed = write.failures + 1;
         match &write.ended {
-            Ended::Settled(Settlement::Done { result }) => {
+            Ended::Settled(Settlement::Done { result, emit }) => {
                 self.finish(write).push(write, "done", result.clone(), now);
+                for one in emit {
+                    if write.has_row {
+                        self.emitted_if_held.push((write.event, Arc::clone(&write.handler), one.clone()));
+                    } else {
+                        self.emitted.push(one.clone());
+                    }
+                }
                 if write.has_row && write.attempt > 1 {
                     self.attempt(write, "done", None, now);
                 }
@@ -126,13 +146,13 @@ impl Batch {
                     self.committed.push(write, "done", None, now);
                 }
             }
-            Ended::Settled(Settlement::Retry { after, failure, spent }) => {
+            Ended::Settled(Settlement::Retry { after, failure, spent, .. }) => {
                 let failures = if *spent { failed } else { write.failures };
                 self.open(write).push(write, "retrying", failures, Some(*after), Some(&failure.error), now);
                 self.attempt(write, failed_as(*spent), Some(failure), now);
             }
-            Ended::Settled(Settlement::Wait { timeout }) => {
-                self.open(write).push(write, "waiting", write.failures, Some(*timeout), None, now);
+            Ended::Settled(Settlement::Wait { after, .. }) => {
+                self.open(write).push(write, "waiting", write.failures, Some(*after), None, now);
                 self.attempt(write, "wait", None, now);
             }
             Ended::Settled(Settlement::Pause { failure }) => {
@@ -146,7 +166,7 @@ impl Batch {
                 );
                 self.attempt(write, "paused", Some(failure), now);
             }
-            Ended::Settled(Settlement::Snooze { after }) => {
+            Ended::Settled(Settlement::Snooze { after, .. }) => {
                 self.open(write).push(write, "scheduled", write.failures, Some(*after), None, now);
                 self.attempt(write, "snooze", None, now);
             }
@@ -223,7 +243,10 @@ impl Opened {
         self.states.push(state);
         self.attempts.push(write.attempt.cast_signed());
         self.failures.push(failures.cast_signed());
-        self.due.push(due.map(|due| i64::try_from(due.as_micros()).unwrap_or(i64::MAX)));
+        let micros_of = |time: Duration| i64::try_from(time.as_micros()).unwrap_or(i64::MAX);
+        self.due.push(due.map(micros_of));
+        self.polls.push(write.asked.polls.cast_signed());
+        self.answers.push(write.asked.left.map(micros_of));
         self.began.push((state == "running").then(|| micros(write.began.unwrap_or(write.at), now)));
         self.errors.push(error.map(bounded));
     }

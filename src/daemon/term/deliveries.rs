@@ -35,12 +35,16 @@ impl Term<'_> {
 
     fn start_attempt(&mut self, start: Start) {
         let Some(slot) = self.slots.get(&start.ticket.lane) else { return };
+        let callback = self.context.callback_url.as_ref().filter(|_| slot.lane.config().callback);
+        let token = || self.callback_key.token(&start.event, &slot.spec.name, Timestamp::now());
+        let callback = callback.map(|url| format!("{url}/{}", token()));
         let attempt = Attempt {
             event: start.event,
             handler: Arc::clone(&slot.spec.name),
             number: start.attempt,
             has_row: start.has_row,
             installation: self.installation,
+            callback,
             heartbeats: Heartbeats::default(),
         };
         if let (1, Some(series)) = (start.attempt, &slot.series) {
@@ -89,12 +93,15 @@ impl Term<'_> {
         }
         self.context.observer.tell(&match settlement {
             Settlement::Done { .. } | Settlement::Committed => Observation::Done { event, handler, attempt, ran },
-            Settlement::Retry { after, failure, spent } => {
+            Settlement::Retry { after, failure, spent, .. } => {
                 let outcome = failed_as(spent);
                 Observation::Retrying { event, handler, attempt, outcome, after, error: failure.error }
             }
-            Settlement::Snooze { after } => Observation::Snoozed { event, handler, attempt, after },
-            Settlement::Wait { timeout } => Observation::Waiting { event, handler, attempt, timeout },
+            Settlement::Snooze { after, .. } => Observation::Snoozed { event, handler, attempt, after },
+            Settlement::Wait { after, asked } => {
+                let timeout = asked.left.unwrap_or(after);
+                Observation::Waiting { event, handler, attempt, timeout }
+            }
             Settlement::Pause { failure } => {
                 let (outcome, after) = ("paused", Duration::ZERO);
                 Observation::Retrying { event, handler, attempt, outcome, after, error: failure.error }

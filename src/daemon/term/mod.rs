@@ -36,6 +36,7 @@ use super::runner::Runner;
 use super::settle::{self, Reply, Request};
 use super::tail::Tail;
 use super::write::{LaneId, Ticket};
+use crate::callback::CallbackKey;
 use crate::metrics::Series;
 use crate::observe::Observation;
 use crate::outcome::Outcome;
@@ -74,6 +75,7 @@ pub(super) struct Links {
     pub(super) wake: Arc<Notify>,
     pub(super) pids: Pids,
     pub(super) installation: Uuid,
+    pub(super) callback_key: CallbackKey,
     pub(super) earlier: Earlier,
     /// The registered handlers, and the watch that tells of others.
     pub(super) handlers: (Arc<[HandlerSpec]>, Handlers),
@@ -134,6 +136,7 @@ struct Ears<'a> {
 struct Term<'a> {
     context: &'a Context,
     installation: Uuid,
+    callback_key: CallbackKey,
     earlier: Arc<Earlier>,
     store: Arc<Store>,
     slots: BTreeMap<LaneId, Slot>,
@@ -194,6 +197,7 @@ pub(super) async fn lead(
     let mut term = Term {
         context,
         installation: links.installation,
+        callback_key: links.callback_key,
         tail: Tail::new(&BTreeMap::new(), links.earlier.snapshot.clone()),
         earlier: Arc::new(links.earlier),
         store: Arc::new(links.tail),

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::super::answer::{Answer, BYTES_MAX, parse};
 use super::retried;
+use crate::emit::Emit;
 use crate::outcome::{Failure, Outcome, RESULT_BYTES_MAX};
 
 fn given(text: &str) -> Outcome {
@@ -36,16 +37,32 @@ fn each_outcome_is_understood() {
     let failure = || Failure::new("warming up");
     let after = Duration::from_millis(1500);
     for (text, outcome) in [
-        (r#"{"outcome": "done"}"#, Outcome::Done { result: None }),
-        (r#"{"outcome": "done", "result": [1, null]}"#, Outcome::Done { result: Some(json!([1, null])) }),
+        (r#"{"outcome": "done"}"#, Outcome::done()),
+        (r#"{"outcome": "done", "result": [1, null]}"#, Outcome::done_with(json!([1, null]))),
         (r#"{"outcome": "retry", "error": "warming up"}"#, Outcome::Retry { after: None, failure: failure() }),
         (
             r#"{"error": "warming up", "after": 1.5, "outcome": "retry"}"#,
             Outcome::Retry { after: Some(after), failure: failure() },
         ),
-        (r#"{"outcome": "snooze", "after": "1500ms"}"#, Outcome::Snooze { after }),
-        (r#"{"outcome": "wait", "timeout": 1.5}"#, Outcome::Wait { timeout: after }),
-        (r#"{"outcome": "wait", "timeout": null}"#, Outcome::Wait { timeout: Duration::from_hours(24) }),
+        (r#"{"outcome": "snooze", "after": "1500ms"}"#, Outcome::Snooze { after: Some(after) }),
+        (r#"{"outcome": "wait", "timeout": 1.5}"#, Outcome::Wait { timeout: Some(after) }),
+        (r#"{"outcome": "wait", "timeout": null}"#, Outcome::Wait { timeout: None }),
+        (r#"{"outcome": "snooze"}"#, Outcome::Snooze { after: None }),
+        (
+            r#"{"outcome": "done", "emit": [{"topic": "a.b", "payload": {"n": [1, null]}, "key": "k", "headers": {"h": "v"},
+                                             "delay": 1.5, "dedup_key": "d"}, {"topic": "b", "key": null}]}"#,
+            Outcome::Done {
+                result: None,
+                emit: vec![
+                    Emit::of_json("a.b".to_owned(), r#"{"n": [1, null]}"#.to_owned())
+                        .key("k")
+                        .header("h", "v")
+                        .delay(after)
+                        .dedup_key("d"),
+                    Emit::new("b", Value::Null),
+                ],
+            },
+        ),
         (r#"{"outcome": "dead", "error": "warming up"}"#, Outcome::Dead { failure: failure() }),
     ] {
         assert_eq!(given(text), outcome, "{text}");
@@ -61,7 +78,7 @@ fn a_failure_without_an_error_says_where_it_comes_from() {
 #[test]
 fn a_key_that_is_null_is_left_out() {
     let text = r#"{"outcome": "done", "result": null, "after": null, "error": null}"#;
-    assert_eq!(given(text), Outcome::Done { result: None });
+    assert_eq!(given(text), Outcome::done());
 }
 
 #[test]
@@ -70,7 +87,7 @@ fn durations_are_numbers_of_seconds_or_texts() {
         [("0", 0), ("90", 90), (r#""90s""#, 90), (r#""1h 30m""#, 5400), (r#""PT2M""#, 120), (r#""1 day""#, 86_400)]
     {
         let outcome = given(&format!(r#"{{"outcome": "snooze", "after": {after}}}"#));
-        assert_eq!(outcome, Outcome::Snooze { after: Duration::from_secs(seconds) }, "{after}");
+        assert_eq!(outcome, Outcome::Snooze { after: Some(Duration::from_secs(seconds)) }, "{after}");
     }
 }
 
@@ -80,7 +97,6 @@ fn a_wrong_duration_is_a_failed_attempt_that_names_it() {
         let error = refused(&format!(r#"{{"outcome": "retry", "after": {after}}}"#));
         assert!(error.contains(&format!("\"after\" is {after}; it must be a number of seconds")), "{error}");
     }
-    assert!(refused(r#"{"outcome": "snooze"}"#).contains("it needs \"after\""));
     assert!(
         refused(r#"{"outcome": "wait", "timeout": "soon"}"#).contains("\"timeout\" is \"soon\"; it must be a number")
     );
@@ -97,7 +113,8 @@ fn an_unknown_outcome_is_a_failed_attempt_that_names_it() {
 #[test]
 fn a_key_that_does_nothing_is_refused_rather_than_ignored() {
     for (text, key) in [
-        (r#"{"outcome": "done", "emit": []}"#, "emit"),
+        (r#"{"outcome": "done", "emitted": []}"#, "emitted"),
+        (r#"{"outcome": "retry", "emit": []}"#, "emit"),
         (r#"{"outcome": "done", "after": 5}"#, "after"),
         (r#"{"outcome": "dead", "result": 5}"#, "result"),
         (r#"{"outcome": "wait", "after": 5}"#, "after"),

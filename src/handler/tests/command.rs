@@ -68,7 +68,7 @@ fn runs(id: i32) -> bool {
 
 #[tokio::test]
 async fn exit_codes_decide() {
-    assert_eq!(run(&shell("exit 0"), event()).await, Outcome::Done { result: None });
+    assert_eq!(run(&shell("exit 0"), event()).await, Outcome::done());
     for code in [1, 3, 75, 126, 255] {
         let (after, failure) = retried(run(&shell(&format!("exit {code}")), event()).await);
         assert_eq!((after, failure.error), (None, format!("exit code {code}")));
@@ -92,7 +92,7 @@ async fn death_by_a_signal_is_a_retry_that_names_it() {
 #[tokio::test]
 async fn the_answer_on_stdout_wins_over_exit_code_0_only() {
     let snooze = r#"echo '{"outcome": "snooze", "after": 60}'"#;
-    assert_eq!(run(&shell(snooze), event()).await, Outcome::Snooze { after: Duration::from_mins(1) });
+    assert_eq!(run(&shell(snooze), event()).await, Outcome::Snooze { after: Some(Duration::from_mins(1)) });
     let (_, failure) = retried(run(&shell(&format!("{snooze}; exit 2")), event()).await);
     assert_eq!(failure.error, "exit code 2");
     let failure = dead(run(&shell(r#"echo because >&2; echo '{"outcome": "dead", "error": "no"}'"#), event()).await);
@@ -102,27 +102,27 @@ async fn the_answer_on_stdout_wins_over_exit_code_0_only() {
 #[tokio::test]
 async fn the_payload_arrives_on_stdin() {
     let name = json!({"name": "Ada"});
-    assert_eq!(run(&command(&["cat"]), event()).await, Outcome::Done { result: Some(name) });
-    let counted = Outcome::Done { result: Some(json!(MEBIBYTE)) };
+    assert_eq!(run(&command(&["cat"]), event()).await, Outcome::done_with(name));
+    let counted = Outcome::done_with(json!(MEBIBYTE));
     assert_eq!(run(&command(&["wc", "-c"]), payload(MEBIBYTE)).await, counted);
 }
 
 #[tokio::test]
 async fn a_program_may_write_while_it_reads() {
     // Both pipes are full many times over: this ends only if they are served at the same time.
-    assert_eq!(run(&command(&["cat"]), payload(4 * MEBIBYTE)).await, Outcome::Done { result: None });
+    assert_eq!(run(&command(&["cat"]), payload(4 * MEBIBYTE)).await, Outcome::done());
 }
 
 #[tokio::test]
 async fn a_program_need_not_read_its_stdin() {
-    assert_eq!(run(&command(&["true"]), payload(MEBIBYTE)).await, Outcome::Done { result: None });
-    assert_eq!(run(&shell("exec <&-; echo 1"), payload(MEBIBYTE)).await, Outcome::Done { result: Some(json!(1)) });
+    assert_eq!(run(&command(&["true"]), payload(MEBIBYTE)).await, Outcome::done());
+    assert_eq!(run(&shell("exec <&-; echo 1"), payload(MEBIBYTE)).await, Outcome::done_with(json!(1)));
 }
 
 #[tokio::test]
 async fn a_flood_on_stdout_is_drained_and_not_kept() {
     let flood = command(&["head", "-c", "50000000", "/dev/zero"]);
-    assert_eq!(run(&flood, event()).await, Outcome::Done { result: None });
+    assert_eq!(run(&flood, event()).await, Outcome::done());
 }
 
 #[tokio::test]
@@ -130,7 +130,7 @@ async fn of_a_flood_of_progress_the_newest_counts_and_the_answer_stays() {
     let script = r#"yes '{"progress": 1}' | head -c 4000000; echo; echo '{"progress": {"page": 2}}'; echo 7"#;
     let (handler, attempt) = (shell(script), attempt(event()));
     let heard = attempt.heartbeats.listen();
-    assert_eq!(handler.run(&attempt).await, Outcome::Done { result: Some(json!(7)) });
+    assert_eq!(handler.run(&attempt).await, Outcome::done_with(json!(7)));
     assert_eq!(heard.borrow().as_ref().unwrap().progress, Some(json!({ "page": 2 })));
 }
 
@@ -148,7 +148,7 @@ async fn progress_is_heard_while_the_process_runs() {
 #[tokio::test]
 async fn an_answer_that_was_cut_is_no_answer() {
     let script = r#"echo '{"outcome": "dead"}'; head -c 100000 /dev/zero | tr '\0' ' '; echo x"#;
-    assert_eq!(run(&shell(script), event()).await, Outcome::Done { result: None });
+    assert_eq!(run(&shell(script), event()).await, Outcome::done());
 }
 
 #[tokio::test]
@@ -169,7 +169,7 @@ async fn the_end_of_stderr_is_kept() {
 async fn output_that_is_no_text_is_kept_as_far_as_it_is() {
     let (_, failure) = retried(run(&shell(r"printf 'a\377\000b' >&2; exit 3"), event()).await);
     assert_eq!(failure.response.as_deref(), Some("a\u{fffd}\u{fffd}b"));
-    assert_eq!(run(&shell(r"printf '\377\000'"), event()).await, Outcome::Done { result: None });
+    assert_eq!(run(&shell(r"printf '\377\000'"), event()).await, Outcome::done());
 }
 
 #[tokio::test]
@@ -223,7 +223,7 @@ async fn what_an_event_does_not_have_or_is_too_large_is_not_set() {
 async fn no_shell_reads_the_arguments() {
     let text = "$HOME `id` $(id) * ; | > & ~";
     let printed = run(&command(&["printf", "%s", &format!("\"{text}\"")]), event()).await;
-    assert_eq!(printed, Outcome::Done { result: Some(json!(text)) });
+    assert_eq!(printed, Outcome::done_with(json!(text)));
 }
 
 #[tokio::test]
@@ -252,7 +252,7 @@ async fn an_event_that_no_program_can_be_started_with_does_not_blame_the_program
 
 #[tokio::test]
 async fn no_zombie_stays() {
-    let Outcome::Done { result: Some(id) } = run(&shell("echo $$"), event()).await else { panic!() };
+    let Outcome::Done { result: Some(id), .. } = run(&shell("echo $$"), event()).await else { panic!() };
     assert!(!exists(i32::try_from(id.as_i64().unwrap()).unwrap()));
 }
 
@@ -275,7 +275,7 @@ async fn the_whole_group_ends_when_the_future_is_dropped() {
 #[tokio::test]
 async fn what_a_program_leaves_running_ends_with_it() {
     let start = Instant::now();
-    let Outcome::Done { result: Some(id) } = run(&shell("sleep 600 & echo $!"), event()).await else { panic!() };
+    let Outcome::Done { result: Some(id), .. } = run(&shell("sleep 600 & echo $!"), event()).await else { panic!() };
     let id = i32::try_from(id.as_i64().unwrap()).unwrap();
     until("the grandchild is dead", || !runs(id)).await;
     assert!(start.elapsed() < Duration::from_secs(30));
@@ -291,7 +291,7 @@ async fn a_process_that_escaped_with_the_pipes_does_not_hold_the_attempt() {
         escaped = escaped.display()
     );
     let start = Instant::now();
-    assert_eq!(run(&shell(&script), payload(MEBIBYTE)).await, Outcome::Done { result: Some(json!(7)) });
+    assert_eq!(run(&shell(&script), payload(MEBIBYTE)).await, Outcome::done_with(json!(7)));
     assert!(start.elapsed() < Duration::from_secs(30));
     let escaped = process_id(&escaped).unwrap();
     assert!(runs(escaped), "it did hold the pipes");

@@ -114,9 +114,9 @@ pub fn answer(bytes: &[u8]) {
             can_be_kept(result);
         }
         Answer::Given(outcome) => match outcome {
-            Outcome::Done { result } => result.map(can_be_kept).unwrap_or_default(),
+            Outcome::Done { result, .. } => result.map(can_be_kept).unwrap_or_default(),
             Outcome::Retry { failure, .. } | Outcome::Dead { failure } => is_bounded(&failure),
-            Outcome::Snooze { .. } => {}
+            Outcome::Snooze { .. } | Outcome::Wait { .. } => {}
             other => panic!("no handler can answer {other:?}"),
         },
     }

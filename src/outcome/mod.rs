@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::emit::{self, Emit, has_nul};
+
 /// The longest error or response excerpt that is kept, in bytes.
 pub const TEXT_BYTES_MAX: usize = 4096;
 /// The largest result that is kept, in bytes of JSON text.
@@ -17,22 +19,37 @@ const RESULT_STORED_BYTES_MAX: usize = 65_536;
 /// How one attempt ended.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Outcome {
-    /// It succeeded; the result, if any, is kept in `outbox.done`.
-    Done { result: Option<Value> },
+    /// It succeeded; the result, if any, is kept in `outbox.done`, and the events are emitted in the same transaction.
+    Done { result: Option<Value>, emit: Vec<Emit> },
     /// It succeeded, and the handler's own transaction has already written the `outbox.done` row.
     Committed,
     /// Somebody else has settled the delivery or taken the attempt away, and what the handler did is rolled back.
     Lost,
     /// It failed and may succeed later: at `after` if the other side asked for that, else by the retry policy.
     Retry { after: Option<Duration>, failure: Failure },
-    /// Not yet: run it again after this time. Spends no attempt of the retry policy.
-    Snooze { after: Duration },
-    /// The answer comes later, by `outbox.complete` or `outbox.fail`. None within this time is a failure.
-    Wait { timeout: Duration },
+    /// Not yet: ask again after this time, or when the handler's [`PollPolicy`] says. Spends no attempt of the retry policy.
+    Snooze { after: Option<Duration> },
+    /// The answer comes later, by a callback, `outbox.complete` or `outbox.fail`, or when the handler is asked again, if it has a
+    /// [`PollPolicy`]. None within this time is a failure; if it is left out, within that of the policy, or [`WAIT_DEFAULT`].
+    Wait { timeout: Option<Duration> },
     /// It failed and will never succeed.
     Dead { failure: Failure },
     /// The target is gone for good, as HTTP's 410 says: the handler is paused, and the delivery waits for its end.
     Gone { failure: Failure },
+}
+
+impl Outcome {
+    /// It succeeded, without a result, and emits nothing.
+    #[must_use]
+    pub fn done() -> Self {
+        Self::Done { result: None, emit: Vec::new() }
+    }
+
+    /// It succeeded with this result, and emits nothing.
+    #[must_use]
+    pub fn done_with(result: impl Into<Value>) -> Self {
+        Self::Done { result: Some(result.into()), emit: Vec::new() }
+    }
 }
 
 /// What a failure says about the handler's target.
@@ -171,11 +188,47 @@ impl RetryPolicy {
     }
 }
 
+/// How often a handler that answers "not yet" is asked again, and until when.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PollPolicy {
+    /// The longest pause before it is asked for the second time; doubled every time.
+    pub base: Duration,
+    /// The longest pause of all.
+    pub max: Duration,
+    /// When it has not answered by then, counted from the first time, that is one failure.
+    pub timeout: Duration,
+}
+
+impl Default for PollPolicy {
+    fn default() -> Self {
+        Self { base: Duration::from_secs(5), max: Duration::from_mins(5), timeout: WAIT_DEFAULT }
+    }
+}
+
+impl PollPolicy {
+    /// The pause after it was asked so many times, the upper half of which is left to chance. `random` is in `0.0..1.0`.
+    #[must_use]
+    pub fn pause(&self, polls: u32, random: f64) -> Duration {
+        let ceiling = self.base.as_secs_f64() * 2f64.powi(polls.saturating_sub(1).min(63).cast_signed());
+        Duration::from_secs_f64(ceiling.min(self.max.as_secs_f64()) * (1.0 + random.clamp(0.0, 1.0)) / 2.0)
+    }
+}
+
+/// A handler that has answered "not yet".
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Asked {
+    /// So often.
+    pub polls: u32,
+    /// What is left of the time in which it must answer; `None`: as much as it likes, or it was not asked yet.
+    pub left: Option<Duration>,
+}
+
 /// What is written for a delivery whose attempt ended.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Settlement {
     Done {
         result: Option<Value>,
+        emit: Vec<Emit>,
     },
     /// The handler's transaction has written everything.
     Committed,
@@ -186,12 +239,16 @@ pub enum Settlement {
         failure: Failure,
         /// Whether the failure counts towards `max_attempts`.
         spent: bool,
+        asked: Asked,
     },
     Snooze {
         after: Duration,
+        asked: Asked,
     },
+    /// It is asked again, or given up, after this time.
     Wait {
-        timeout: Duration,
+        after: Duration,
+        asked: Asked,
     },
     Dead {
         failure: Failure,
@@ -217,6 +274,7 @@ pub struct Tried {
     pub failures: u32,
     /// A failure of at least this fault is the target's and spends nothing; `None`: every failure counts.
     pub spared: Option<Fault>,
+    pub asked: Asked,
 }
 
 impl Tried {
@@ -229,16 +287,51 @@ impl Tried {
     }
 }
 
+/// How a handler's deliveries go on that have not succeeded.
+#[derive(Debug, Clone, Copy)]
+pub struct Policies<'a> {
+    pub retry: &'a RetryPolicy,
+    pub poll: Option<&'a PollPolicy>,
+}
+
 /// Decides what an outcome means.
 #[must_use]
-pub fn settle(outcome: Outcome, tried: Tried, policy: &RetryPolicy, random: f64) -> Settlement {
-    let failures = tried.failures;
+pub fn settle(outcome: Outcome, tried: Tried, policies: Policies<'_>, random: f64) -> Settlement {
+    let (failures, policy) = (tried.failures, policies.retry);
+    // Where the answer is no good, or comes no more.
+    let failed = |error: String, asked| {
+        let outcome = Outcome::Retry { after: None, failure: Failure::new(error) };
+        settle(outcome, Tried { asked, ..tried }, policies, random)
+    };
     match outcome {
-        Outcome::Done { result } => Settlement::Done { result: result.map(bounded) },
+        Outcome::Done { result, emit } => match emit::check(&emit) {
+            Ok(()) => Settlement::Done { result: result.map(bounded), emit },
+            Err(error) => failed(error, tried.asked),
+        },
         Outcome::Committed => Settlement::Committed,
-        Outcome::Snooze { after } => Settlement::Snooze { after: after.clamp(SNOOZE_MIN, PAUSE_MAX) },
         Outcome::Lost => Settlement::Lost,
-        Outcome::Wait { timeout } => Settlement::Wait { timeout: timeout.clamp(SNOOZE_MIN, PAUSE_MAX) },
+        Outcome::Snooze { after } => match (after, policies.poll) {
+            (Some(after), None) => {
+                Settlement::Snooze { after: after.clamp(SNOOZE_MIN, PAUSE_MAX), asked: Asked::default() }
+            }
+            (None, None) => {
+                let rule = "its answer needs \"after\", or its configuration `poll`";
+                failed(format!("the handler is to be asked again and nobody says when: {rule}"), tried.asked)
+            }
+            (after, Some(poll)) => match asked_again(tried.asked, after, poll.timeout, Some(poll), random) {
+                Ok((after, asked)) => Settlement::Snooze { after, asked },
+                Err(error) => failed(error, Asked::default()),
+            },
+        },
+        Outcome::Wait { timeout } => {
+            let own = policies.poll.map_or(WAIT_DEFAULT, |poll| poll.timeout);
+            // Without a poll it is asked anew only because somebody wanted that, and says anew how long it takes.
+            let asked = if policies.poll.is_some() { tried.asked } else { Asked::default() };
+            match asked_again(asked, None, timeout.unwrap_or(own), policies.poll, random) {
+                Ok((after, asked)) => Settlement::Wait { after, asked },
+                Err(error) => failed(error, Asked::default()),
+            }
+        }
         Outcome::Dead { failure } => Settlement::Dead { failure },
         Outcome::Gone { failure } => Settlement::Pause { failure },
         Outcome::Retry { after, failure } => {
@@ -249,11 +342,31 @@ pub fn settle(outcome: Outcome, tried: Tried, policy: &RetryPolicy, random: f64)
             // What spends nothing must not come back at once for ever: its pauses grow with the attempts.
             let nth = if spent { failures + 1 } else { tried.attempt };
             let after = after.map_or_else(|| policy.pause(nth, random), |after| after.min(policy.max));
-            Settlement::Retry { after, failure, spent }
+            Settlement::Retry { after, failure, spent, asked: tried.asked }
         }
     }
 }
 
+/// When to ask again a handler that has answered "not yet", or that its time is over.
+fn asked_again(
+    asked: Asked,
+    after: Option<Duration>,
+    timeout: Duration,
+    poll: Option<&PollPolicy>,
+    random: f64,
+) -> Result<(Duration, Asked), String> {
+    let polls = asked.polls.saturating_add(1);
+    let left = asked.left.unwrap_or_else(|| timeout.clamp(SNOOZE_MIN, PAUSE_MAX));
+    if left.is_zero() {
+        return Err(format!("no answer came within the time, though the handler was asked {polls} times"));
+    }
+    // It is asked for the last time when its time is over.
+    let pause = after.or_else(|| poll.map(|poll| poll.pause(polls, random))).unwrap_or(left);
+    Ok((pause.max(SNOOZE_MIN).min(left), Asked { polls, left: Some(left) }))
+}
+
+/// How long a delivery waits for its answer if nobody says: a day.
+pub const WAIT_DEFAULT: Duration = Duration::from_hours(24);
 /// A snooze spends no attempt, so one of no length would run for ever: 100 ms at least.
 pub const SNOOZE_MIN: Duration = Duration::from_millis(100);
 /// No delivery is put off for longer than this by a handler's answer: 366 days.
@@ -298,155 +411,5 @@ fn stored_bytes(value: &Value) -> usize {
     }
 }
 
-fn has_nul(value: &Value) -> bool {
-    match value {
-        Value::String(text) => text.contains('\0'),
-        Value::Array(values) => values.iter().any(has_nul),
-        Value::Object(fields) => fields.iter().any(|(name, value)| name.contains('\0') || has_nul(value)),
-        Value::Null | Value::Bool(_) | Value::Number(_) => false,
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn failed() -> Outcome {
-        Outcome::Retry { after: None, failure: Failure::new("no") }
-    }
-
-    fn after(failures: u32) -> Tried {
-        Tried { attempt: failures + 1, failures, spared: Some(Fault::Unreachable) }
-    }
-
-    #[test]
-    fn the_last_failure_is_dead_and_keeps_its_error() {
-        let policy = RetryPolicy { max_attempts: 3, ..RetryPolicy::default() };
-        assert!(matches!(settle(failed(), after(0), &policy, 0.5), Settlement::Retry { .. }));
-        assert!(matches!(settle(failed(), after(1), &policy, 0.5), Settlement::Retry { .. }));
-        assert_eq!(settle(failed(), after(2), &policy, 0.5), Settlement::Dead { failure: Failure::new("no") });
-    }
-
-    #[test]
-    fn what_the_target_is_to_blame_for_spends_no_attempt() {
-        let policy = RetryPolicy { max_attempts: 1, ..RetryPolicy::default() };
-        let of = |fault| Outcome::Retry { after: None, failure: Failure::new("no").with_fault(fault) };
-        let spared = |spared, fault| {
-            let tried = Tried { attempt: 40, failures: 0, spared };
-            matches!(settle(of(fault), tried, &policy, 0.5), Settlement::Retry { spent: false, .. })
-        };
-        for (threshold, refused, failing, unreachable) in [
-            (None, false, false, false),
-            (Some(Fault::Unreachable), false, false, true),
-            (Some(Fault::Failing), false, true, true),
-        ] {
-            let found = [Fault::Refused, Fault::Failing, Fault::Unreachable].map(|fault| spared(threshold, fault));
-            assert_eq!(found, [refused, failing, unreachable], "{threshold:?}");
-        }
-    }
-
-    #[test]
-    fn pauses_grow_as_the_policy_says() {
-        let seconds = |backoff, base| {
-            let policy = RetryPolicy {
-                backoff,
-                base: Duration::from_secs(base),
-                max: Duration::from_secs(9),
-                ..RetryPolicy::default()
-            };
-            [1, 2, 3, 4, 5].map(|failures| policy.pause(failures, 1.0).as_secs())
-        };
-        let list = [1, 5, 20].map(Duration::from_secs).to_vec();
-        assert_eq!(seconds(Backoff::Exponential, 1), [1, 2, 4, 8, 9]);
-        assert_eq!(seconds(Backoff::Linear, 2), [2, 4, 6, 8, 9]);
-        assert_eq!(seconds(Backoff::Fixed, 3), [3, 3, 3, 3, 3]);
-        assert_eq!(seconds(Backoff::List(list), 0), [1, 5, 9, 9, 9]);
-    }
-
-    #[test]
-    fn what_the_other_side_asks_for_is_honoured_up_to_the_cap() {
-        let policy = RetryPolicy::default();
-        let asked = |secs| Outcome::Retry { after: Some(Duration::from_secs(secs)), failure: Failure::default() };
-        let pause = |outcome| match settle(outcome, after(0), &policy, 0.0) {
-            Settlement::Retry { after, .. } => after,
-            other => panic!("{other:?}"),
-        };
-        assert_eq!(pause(asked(90)), Duration::from_secs(90));
-        assert_eq!(pause(asked(1_000_000)), policy.max);
-    }
-
-    #[test]
-    fn a_result_that_cannot_be_stored_does_not_undo_the_success() {
-        let settled = |result| settle(Outcome::Done { result: Some(result) }, after(0), &RetryPolicy::default(), 0.0);
-        let zeros = Value::from(vec![0; 16_000]);
-        assert!(zeros.to_string().len() < RESULT_BYTES_MAX);
-        for result in [Value::from("x".repeat(RESULT_BYTES_MAX)), Value::from("a\0b"), zeros] {
-            let Settlement::Done { result: Some(kept) } = settled(result) else { panic!() };
-            assert!(kept["outboxd"].is_string());
-        }
-    }
-
-    /// One attempt of a delivery: how it ends, and what is spared at that moment.
-    fn attempts() -> impl Strategy<Value = Vec<(u8, Fault, Option<Fault>)>> {
-        let fault = || prop_oneof![Just(Fault::Refused), Just(Fault::Failing), Just(Fault::Unreachable)];
-        let spared = prop_oneof![Just(None), Just(Some(Fault::Failing)), Just(Some(Fault::Unreachable))];
-        proptest::collection::vec((0u8..8, fault(), spared), 1..60)
-    }
-
-    proptest! {
-        /// Against a model that only counts.
-        #[test]
-        fn a_delivery_ends_when_it_succeeds_or_has_spent_its_attempts(
-            attempts in attempts(), max_attempts in 1u32..6, random in 0.0f64..1.0,
-        ) {
-            let policy = RetryPolicy { max_attempts, ..RetryPolicy::default() };
-            let (mut failures, mut spent) = (0, 0);
-            for (attempt, (how, fault, spared)) in (1..).zip(attempts) {
-                let failure = Failure::new("no").with_fault(fault);
-                let (outcome, counts) = match how {
-                    0 => (Outcome::Snooze { after: Duration::ZERO }, false),
-                    1 => (Outcome::Wait { timeout: Duration::from_secs(1) }, false),
-                    2 => (Outcome::Gone { failure }, false),
-                    3 => (Outcome::Done { result: None }, false),
-                    _ => (Outcome::Retry { after: None, failure }, true),
-                };
-                let is_spared = match fault {
-                    Fault::Refused => false,
-                    Fault::Failing => spared == Some(Fault::Failing),
-                    Fault::Unreachable => spared.is_some(),
-                };
-                spent += u32::from(counts && !is_spared);
-                match settle(outcome, Tried { attempt, failures, spared }, &policy, random) {
-                    Settlement::Done { .. } => { prop_assert_eq!(how, 3); break }
-                    Settlement::Dead { .. } => { prop_assert_eq!(spent, max_attempts); break }
-                    Settlement::Retry { after, spent: counted, .. } => {
-                        prop_assert!(counts && after <= policy.max);
-                        prop_assert_eq!(counted, !is_spared);
-                        failures += u32::from(counted);
-                    }
-                    Settlement::Snooze { after } => prop_assert!(how == 0 && after >= SNOOZE_MIN),
-                    Settlement::Wait { .. } => prop_assert_eq!(how, 1),
-                    Settlement::Pause { .. } => prop_assert_eq!(how, 2),
-                    other => prop_assert!(false, "{:?}", other),
-                }
-                prop_assert_eq!(failures, spent);
-                prop_assert!(spent < max_attempts, "it should be dead");
-            }
-        }
-
-        #[test]
-        fn a_pause_never_exceeds_the_cap(failures in 0u32.., random in 0.0f64..1.0, base in 0u64..100_000, max in 0u64..10_000_000) {
-            let policy = RetryPolicy { base: Duration::from_millis(base), max: Duration::from_millis(max), ..RetryPolicy::default() };
-            prop_assert!(policy.pause(failures, random) <= policy.max);
-        }
-
-        #[test]
-        fn an_excerpt_is_bounded_and_has_no_nul(text in "(\\PC|\0){0,3000}") {
-            let kept = excerpt(&text);
-            prop_assert!(kept.len() <= TEXT_BYTES_MAX);
-            prop_assert!(!kept.contains('\0'));
-            prop_assert_eq!(excerpt(&kept), kept);
-        }
-    }
-}
+mod tests;

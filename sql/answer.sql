@@ -1,0 +1,7 @@
+-- Takes the answer that came by a callback.
+-- $1 bigint event id, $2 text handler, $3 timestamptz when the event was created: ids are given out again after a failover,
+-- $4 boolean it succeeded, $5 jsonb result, $6 text error, $7 boolean it will never succeed
+-- Result: one row, whether the delivery was there to be answered.
+SELECT CASE WHEN NOT EXISTS (SELECT FROM outbox.open o WHERE o.event_id = $1 AND o.handler = $2 AND o.created_at = $3) THEN false
+            WHEN $4 THEN outbox.complete($1, $2, $5)
+            ELSE outbox.fail($1, $2, $6, $7) END AS accepted
