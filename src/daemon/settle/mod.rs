@@ -45,8 +45,12 @@ macro_rules! patiently {
 mod batch;
 mod locked;
 
-/// Deliveries written in one transaction at most. 500 to 2,000 rows measured the same speed.
+/// Deliveries of one handler that are written in one transaction at most. 500 to 2,000 rows measured the same speed; with 4,000
+/// a lane is empty while they are written, and a drain a quarter slower.
 const BATCH_MAX: usize = 1000;
+/// So many handlers' batches are written together. Those of handlers for the same events belong side by side into the index of
+/// `outbox.done`: four of them at once are a fifth faster than one after the other.
+const BATCHES_TOGETHER: usize = 4;
 
 /// Between two commits at least, while batches are small. Every commit waits for the disk, and so do the producers, who
 /// share it: 100 of ours a second cost them less than one for every read of the log.
@@ -198,14 +202,33 @@ fn commits(request: &Request) -> bool {
 async fn gather(requests: &mut UnboundedReceiver<Request>, waiting: &mut Vec<Request>, until: Instant) {
     let can_wait = |request: &Request| matches!(request, Request::Write(_) | Request::Beats(_));
     let only_writes = |requests: &[Request]| requests.iter().all(can_wait);
-    while waiting.len() < BATCH_MAX && only_writes(waiting) {
-        let room = BATCH_MAX - waiting.len();
+    while only_writes(waiting) {
+        let room = most(waiting).saturating_sub(waiting.len());
+        if room == 0 {
+            break;
+        }
         match tokio::time::timeout_at(until.into(), requests.recv_many(waiting, room)).await {
             Ok(received) if received > 0 => {}
             // The time is over, or the term is.
             _ => break,
         }
     }
+}
+
+/// How many requests are served together: a batch for each handler that is among them.
+fn most(waiting: &[Request]) -> usize {
+    let mut handlers: Vec<&Arc<str>> = Vec::with_capacity(BATCHES_TOGETHER);
+    for request in waiting {
+        if let Request::Write(Write { handler, .. }) = request
+            && !handlers.iter().any(|known| Arc::ptr_eq(known, handler))
+        {
+            handlers.push(handler);
+            if handlers.len() == BATCHES_TOGETHER {
+                break;
+            }
+        }
+    }
+    BATCH_MAX * handlers.len().max(1)
 }
 
 /// Tells why a statement could not be done and waits; returns how long to wait the next time.
