@@ -84,7 +84,7 @@ enum Scenario {
     Http,
     /// 10,000,000 events are there, and a tenth of them
     Backlog,
-    /// Nothing to do for 60 s, after 70 s
+    /// Nothing to do for 120 s, as often as house is kept, after 70 s
     Idle,
     /// Five starts where 10,000,000 deliveries are done, 1,000,000 have a row that waits, and 1,000,000 events are new
     Restart,
@@ -186,7 +186,7 @@ impl Scenario {
             Self::HeldXmin => vec![Size::Rate(2000, seconds(300), 0)],
             Self::Http => vec![events(20_000)],
             Self::Backlog | Self::Restart => vec![events(10_000_000)],
-            Self::Idle => vec![Size::Seconds(seconds(60))],
+            Self::Idle => vec![Size::Seconds(seconds(120))],
         };
         sizes.into_iter().map(|size| Case { scenario: self, size }).collect()
     }
