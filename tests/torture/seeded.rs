@@ -270,6 +270,7 @@ fn build(bug: &Bug) -> PathBuf {
     for part in PARTS {
         copy(&package().join(part), part, &source, bug);
     }
+    forget(package(), &source);
     let target = folder.join("target");
     let cargo = std::env::var_os("CARGO").unwrap_or("cargo".into());
     let status = Command::new(cargo)
@@ -336,4 +337,18 @@ fn violation(binary: &Path, bug: &Bug) -> Option<String> {
     let seen = seen.map(|line| line.chars().take(160).collect());
     // A run that neither ends well nor says why has not seen anything.
     seen.filter(|_| ended.is_some_and(|status| !status.success()))
+}
+
+/// Takes away what the source has no more: a copy of another day may have it.
+fn forget(from: &Path, copied: &Path) {
+    for entry in fs::read_dir(copied).unwrap() {
+        let entry = entry.unwrap();
+        let (original, copy) = (from.join(entry.file_name()), entry.path());
+        match (copy.is_dir(), original.exists()) {
+            (true, true) => forget(&original, &copy),
+            (true, false) => fs::remove_dir_all(copy).unwrap(),
+            (false, true) => {}
+            (false, false) => fs::remove_file(copy).unwrap(),
+        }
+    }
 }
