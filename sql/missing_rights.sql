@@ -3,12 +3,13 @@ SELECT format('%s on %s', needed.privilege, needed.relation) AS missing
 FROM (
     VALUES ('SELECT', 'outbox.event'), ('SELECT', 'outbox.done'), ('INSERT', 'outbox.done'),
            ('SELECT', 'outbox.open'), ('INSERT', 'outbox.open'), ('UPDATE', 'outbox.open'), ('DELETE', 'outbox.open'),
-           ('INSERT', 'outbox.attempt'), ('SELECT', 'outbox.handler'), ('INSERT', 'outbox.handler'), ('UPDATE', 'outbox.handler'),
+           ('INSERT', 'outbox.event'), ('INSERT', 'outbox.attempt'), ('SELECT', 'outbox.handler'), ('INSERT', 'outbox.handler'), ('UPDATE', 'outbox.handler'),
            ('SELECT', 'outbox.position'), ('INSERT', 'outbox.position'), ('DELETE', 'outbox.position'),
            ('SELECT', 'outbox.installation'), ('UPDATE', 'outbox.installation'),
            ('SELECT', 'outbox.dedup'), ('UPDATE', 'outbox.dedup'), ('DELETE', 'outbox.dedup'),
            ('SELECT', 'outbox.consumed'), ('UPDATE', 'outbox.consumed'), ('DELETE', 'outbox.consumed'),
-           ('SELECT', 'outbox.cancelling'), ('DELETE', 'outbox.cancelling')
+           ('SELECT', 'outbox.cancelling'), ('DELETE', 'outbox.cancelling'), ('SELECT', 'outbox.callback_key'),
+           ('SELECT', 'outbox.schedule'), ('INSERT', 'outbox.schedule'), ('UPDATE', 'outbox.schedule'), ('DELETE', 'outbox.schedule')
 ) AS needed (privilege, relation)
 WHERE NOT has_table_privilege(needed.relation, needed.privilege)
 UNION ALL

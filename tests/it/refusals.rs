@@ -312,7 +312,7 @@ async fn a_role_without_rights_is_78_and_says_which() {
     "#]].assert_eq(&after("GRANT USAGE ON SCHEMA outbox TO ROLE").await);
     expect![[r#"
         run: 78
-        outboxd: the daemon's role lacks rights: INSERT on outbox.done; INSERT on outbox.open; UPDATE on outbox.open; DELETE on outbox.open; INSERT on outbox.attempt; INSERT on outbox.handler; UPDATE on outbox.handler; INSERT on outbox.position; DELETE on outbox.position; UPDATE on outbox.installation; UPDATE on outbox.dedup; DELETE on outbox.dedup; UPDATE on outbox.consumed; DELETE on outbox.consumed; DELETE on outbox.cancelling; set the sequence outbox.bell; make partitions of outbox.event, which only its owner may. Run the daemon as the role that ran `outboxd migrate`, or make it a member of that role
+        outboxd: the daemon's role lacks rights: INSERT on outbox.done; INSERT on outbox.open; UPDATE on outbox.open; DELETE on outbox.open; INSERT on outbox.event; INSERT on outbox.attempt; INSERT on outbox.handler; UPDATE on outbox.handler; INSERT on outbox.position; DELETE on outbox.position; UPDATE on outbox.installation; UPDATE on outbox.dedup; DELETE on outbox.dedup; UPDATE on outbox.consumed; DELETE on outbox.consumed; DELETE on outbox.cancelling; INSERT on outbox.schedule; UPDATE on outbox.schedule; DELETE on outbox.schedule; set the sequence outbox.bell; make partitions of outbox.event, which only its owner may. Run the daemon as the role that ran `outboxd migrate`, or make it a member of that role
         check: 78
         ok       the configuration has 1 handler
         ok       PostgreSQL VERSION answers
@@ -322,6 +322,7 @@ async fn a_role_without_rights_is_78_and_says_which() {
         problem  this role may not INSERT on outbox.open: run the daemon as the role that migrated, or grant it
         problem  this role may not UPDATE on outbox.open: run the daemon as the role that migrated, or grant it
         problem  this role may not DELETE on outbox.open: run the daemon as the role that migrated, or grant it
+        problem  this role may not INSERT on outbox.event: run the daemon as the role that migrated, or grant it
         problem  this role may not INSERT on outbox.attempt: run the daemon as the role that migrated, or grant it
         problem  this role may not INSERT on outbox.handler: run the daemon as the role that migrated, or grant it
         problem  this role may not UPDATE on outbox.handler: run the daemon as the role that migrated, or grant it
@@ -333,6 +334,9 @@ async fn a_role_without_rights_is_78_and_says_which() {
         problem  this role may not UPDATE on outbox.consumed: run the daemon as the role that migrated, or grant it
         problem  this role may not DELETE on outbox.consumed: run the daemon as the role that migrated, or grant it
         problem  this role may not DELETE on outbox.cancelling: run the daemon as the role that migrated, or grant it
+        problem  this role may not INSERT on outbox.schedule: run the daemon as the role that migrated, or grant it
+        problem  this role may not UPDATE on outbox.schedule: run the daemon as the role that migrated, or grant it
+        problem  this role may not DELETE on outbox.schedule: run the daemon as the role that migrated, or grant it
         problem  this role may not set the sequence outbox.bell: run the daemon as the role that migrated, or grant it
         problem  this role may not make partitions of outbox.event, which only its owner may: run the daemon as the role that migrated, or grant it
         status: 0
