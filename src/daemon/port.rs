@@ -1,7 +1,7 @@
 //! The daemon's own port: `/metrics`, `/healthz`, `/readyz`, which ask PostgreSQL nothing; `/callback/TOKEN` and `/events/ID`, which
 //! do, on sessions of their own. It needs nothing of the loop that dispatches, so it answers when that hangs.
 //!
-//! A connection is for one request and lives for a minute at most, and there are only so many: a slow client costs nothing.
+//! A connection is for one request and lives for 80 s at most, and there are only so many: a slow client costs nothing.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::http::{HeaderMap, StatusCode};
 use outboxd::callback::CallbackKey;
-use outboxd::config::{DeliveryConfig, OnDeadKey, Record};
+use outboxd::config::{DeliveryConfig, OnDeadKey};
 use outboxd::event::EventId;
 use outboxd::outcome::PollPolicy;
 use outboxd::postgres::Session;
@@ -22,7 +22,7 @@ use crate::harness::{Database, Running, daemon, deliveries, publish, publish_man
 pub(crate) fn waits() -> DeliveryConfig {
     let (base, max) = (Duration::from_millis(1), Duration::from_millis(1));
     let retry = RetryPolicy { max_attempts: 2, base, max, ..RetryPolicy::default() };
-    DeliveryConfig { retry, callback: true, record: Record::Start, ..DeliveryConfig::new(vec!["a".parse().unwrap()]) }
+    DeliveryConfig { retry, callback: true, ..DeliveryConfig::new(vec!["a".parse().unwrap()]) }
 }
 
 fn polls(base: u64, timeout: Duration) -> DeliveryConfig {

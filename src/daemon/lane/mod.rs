@@ -356,7 +356,7 @@ impl Lane {
         self.running += 1;
         if delivery.claimed {
             self.running_due += 1;
-        } else if self.config.record == Record::Start {
+        } else if self.config.record == Record::Start || self.config.callback {
             delivery.stage = Stage::Recording;
             self.recording += 1;
             self.record_one(ticket, now, steps);
