@@ -79,8 +79,8 @@ CREATE TABLE outbox.done (
     finished_at timestamptz NOT NULL,
     result      jsonb,
     PRIMARY KEY (event_id, handler),
-    CONSTRAINT outcome_is_done_cancelled_expired_or_discarded
-        CHECK (outcome IN ('done', 'cancelled', 'expired', 'discarded')),
+    CONSTRAINT outcome_is_done_cancelled_expired_discarded_or_compensated
+        CHECK (outcome IN ('done', 'cancelled', 'expired', 'discarded', 'compensated')),
     CONSTRAINT done_took_an_attempt
         CHECK (outcome <> 'done' OR (attempt >= 1 AND started_at IS NOT NULL)),
     CONSTRAINT result_is_at_most_64_kibibytes
@@ -107,6 +107,15 @@ CREATE TABLE outbox.open (
     -- How often it has answered "not yet", and when it must have answered.
     polls      integer     NOT NULL DEFAULT 0,
     answer_by  timestamptz,
+    -- The flow that this is a step of, or a compensation.
+    flow       text,
+    -- An instance of a flow that has begun: which definition it goes by, what has ended of it, and why it is being undone. Its state
+    -- is `waiting`, for its steps, or `dead`, when somebody must see to one of them. The row is the lock of all that its steps do.
+    flow_version integer,
+    ended        jsonb,
+    compensating text,
+    -- For a step: the results of those that are done.
+    results      jsonb,
     -- What the running attempt said last, and when it said something.
     progress     jsonb,
     heartbeat_at timestamptz,
@@ -119,8 +128,13 @@ CREATE TABLE outbox.open (
         CHECK (state IN ('scheduled', 'retrying', 'running', 'waiting', 'blocked', 'dead')),
     -- A blocked row has none until its turn has come.
     CONSTRAINT due_at_says_when_it_goes_on
-        CHECK (CASE WHEN state IN ('scheduled', 'retrying', 'waiting') THEN due_at IS NOT NULL
+        CHECK (CASE WHEN flow_version IS NOT NULL THEN due_at IS NULL
+                    WHEN state IN ('scheduled', 'retrying', 'waiting') THEN due_at IS NOT NULL
                     WHEN state IN ('running', 'dead') THEN due_at IS NULL ELSE true END),
+    CONSTRAINT an_instance_of_a_flow_waits_or_is_dead
+        CHECK (flow_version IS NULL OR state IN ('waiting', 'dead')),
+    CONSTRAINT compensating_says_why
+        CHECK (compensating IS NULL OR (compensating IN ('dead', 'cancelled') AND flow_version IS NOT NULL)),
     CONSTRAINT only_what_has_a_key_is_blocked
         CHECK (state <> 'blocked' OR key IS NOT NULL),
     CONSTRAINT progress_is_at_most_64_kibibytes
@@ -165,6 +179,8 @@ CREATE TABLE outbox.handler (
     topic_regex text        NOT NULL,
     kind        text        NOT NULL,
     settings    jsonb       NOT NULL,
+    -- The flow that this is a step of, or a compensation: it has no topics, and begins when the flow says so.
+    flow        text,
     absent      boolean     NOT NULL DEFAULT false,
     -- Events below this id existed before the handler (or its present topics) and are not meant for it.
     first_id    bigint      NOT NULL,
@@ -186,8 +202,21 @@ CREATE TABLE outbox.handler (
     CONSTRAINT ordered_is_block_or_skip CHECK (ordered IN ('block', 'skip')),
     CONSTRAINT breaker_is_closed_or_open CHECK (breaker IN ('closed', 'open')),
     CONSTRAINT pause_reason_is_at_most_4_kibibytes CHECK (octet_length(pause_reason) <= 4096),
-    CONSTRAINT name_is_1_to_63_letters_digits_underscores_dashes CHECK (name ~ '^[A-Za-z0-9_-]{1,63}$'),
-    CONSTRAINT handler_has_topics CHECK (cardinality(topics) >= 1)
+    CONSTRAINT name_is_1_to_63_letters_digits_underscores_dashes CHECK (name ~ '^[A-Za-z0-9_-]{1,63}(/[A-Za-z0-9_-]{1,63}(/compensate)?)?$'),
+    CONSTRAINT only_a_step_has_no_topics CHECK ((cardinality(topics) = 0) = (flow IS NOT NULL))
+);
+
+-- The definitions of each flow: its steps, each behind those that it comes after. An instance ends by the one it began with.
+CREATE TABLE outbox.flow_version (
+    flow         text        NOT NULL,
+    version      integer     NOT NULL,
+    -- [{"name": …, "after": […], "compensate": "done", "begun" or null}]
+    steps        jsonb       NOT NULL,
+    -- Whether a dead step is compensated for, or waits for somebody.
+    on_dead_step text        NOT NULL,
+    created_at   timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (flow, version),
+    CONSTRAINT on_dead_step_is_compensate_or_hold CHECK (on_dead_step IN ('compensate', 'hold'))
 );
 
 -- How far each handler has finished the log: append-only, the newest row counts, old ones are trimmed.
@@ -224,8 +253,10 @@ CREATE INDEX consumed_expires ON outbox.consumed (expires_at);
 
 -- Cancelled deliveries of which an attempt may be running in the daemon. It takes the row away and ends the attempt.
 CREATE TABLE outbox.cancelling (
-    event_id bigint NOT NULL,
-    handler  text   NOT NULL
+    event_id bigint  NOT NULL,
+    handler  text    NOT NULL,
+    -- A flow, which the daemon may have begun without a row: it tells how far it is, and what is to be undone (outbox.begin_flow).
+    flow     boolean NOT NULL DEFAULT false
 );
 
 -- One row: what this installation is. The id is part of every idempotency key; system identifier and timeline tell

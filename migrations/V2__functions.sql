@@ -7,7 +7,7 @@ CREATE FUNCTION outbox.topic_regex(topics text[]) RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE STRICT
 SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT '^(' || string_agg(CASE WHEN pattern ~ '^[*#]' THEN '(?!outboxd\.)' ELSE '' END || regex, '|') || ')$'
+    SELECT '^(' || coalesce(string_agg(CASE WHEN pattern ~ '^[*#]' THEN '(?!outboxd\.)' ELSE '' END || regex, '|'), '') || ')$'
     FROM (
         SELECT pattern, (
             SELECT string_agg(CASE word WHEN '#' THEN '([^.]+\.)*' WHEN '*' THEN '[^.]+\.' ELSE word || '\.' END, '' ORDER BY i)
@@ -177,9 +177,13 @@ EXCEPTION WHEN lock_not_available OR check_violation THEN
 END
 $$;
 
--- Every delivery and its state. Filter by event_id or handler: without a filter this reads the whole retained log.
+-- Every delivery and its state. Filter by event_id or handler: without a filter this reads the whole retained log. A flow that was
+-- cancelled while it had no row waits until the daemon has said how far it was (outbox.begin_flow).
 CREATE VIEW outbox.delivery AS
-SELECT d.event_id, d.handler, e.topic, e.key, d.outcome AS state, d.attempt AS attempts,
+SELECT d.event_id, d.handler, e.topic, e.key,
+       CASE WHEN d.outcome = 'cancelled' AND EXISTS (
+           SELECT FROM outbox.cancelling c WHERE c.event_id = d.event_id AND c.handler = d.handler AND c.flow
+       ) THEN 'waiting' ELSE d.outcome END AS state, d.attempt AS attempts,
        NULL::timestamptz AS due_at, d.started_at, d.finished_at, NULL::text AS last_error, NULL::jsonb AS progress, d.result
 FROM outbox.done d
 LEFT JOIN outbox.event e ON e.id = d.event_id

@@ -213,14 +213,18 @@ CREATE TRIGGER tell_dead_update AFTER UPDATE OF state ON outbox.open FOR EACH RO
     WHEN (NEW.state = 'dead' AND OLD.state <> 'dead')
     EXECUTE FUNCTION outbox.tell_dead();
 
--- Runs a delivery again now: a dead one with its failures forgotten, one that waits for its time or for an answer at once.
--- Returns whether there was such a delivery.
+-- Runs a delivery again now: a dead one with its failures forgotten, one that waits for its time or for an answer at once; a flow
+-- from its dead steps. Returns whether there was such a delivery.
 CREATE FUNCTION outbox.retry(event_id bigint, handler text) RETURNS boolean
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
 #variable_conflict use_column
 BEGIN
+    IF EXISTS (SELECT FROM outbox.open o WHERE o.event_id = retry.event_id AND o.handler = retry.handler AND o.flow_version IS NOT NULL) THEN
+        RETURN (SELECT coalesce(bool_or(outbox.retry(o.event_id, o.handler)), false) FROM outbox.open o
+                WHERE o.event_id = retry.event_id AND o.flow = retry.handler AND o.state = 'dead');
+    END IF;
     UPDATE outbox.open AS o SET
         state      = CASE WHEN o.state IN ('dead', 'retrying') THEN 'retrying' ELSE 'scheduled' END,
         failures   = CASE o.state WHEN 'dead' THEN 0 ELSE o.failures END,
@@ -250,7 +254,8 @@ BEGIN
         -- One that waits for its answer may wait as long.
         answer_by  = CASE o.state WHEN 'waiting' THEN greatest(o.answer_by, clock_timestamp() + snooze.after) ELSE o.answer_by END,
         updated_at = clock_timestamp()
-    WHERE o.event_id = snooze.event_id AND o.handler = snooze.handler AND o.state IN ('retrying', 'scheduled', 'waiting');
+    WHERE o.event_id = snooze.event_id AND o.handler = snooze.handler AND o.state IN ('retrying', 'scheduled', 'waiting')
+      AND o.flow_version IS NULL;
     IF NOT FOUND THEN
         RETURN false;
     END IF;
@@ -260,37 +265,40 @@ END
 $$;
 
 -- Ends a delivery for good before it has an outcome of its own: one that is pending, scheduled, retrying, waiting, blocked or
--- running. The attempt of a running one is ended too; what it did until then is done. Returns whether there was such a
--- delivery. A dead one is discarded instead.
+-- running. The attempt of a running one is ended too; what it did until then is done. Of a flow, nothing more begins: what runs may
+-- end, then what is done is compensated. Returns whether there was such a delivery. A dead one is discarded instead.
 CREATE FUNCTION outbox.cancel(event_id bigint, handler text, reason text DEFAULT NULL) RETURNS boolean
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
 #variable_conflict use_column
 DECLARE
-    attempts integer := 0;
-    began    timestamptz;
-    error    text;
+    is_flow boolean := EXISTS (SELECT FROM outbox.handler h WHERE h.name = cancel.handler AND h.kind = 'flow');
 BEGIN
-    DELETE FROM outbox.open AS o
-    WHERE o.event_id = cancel.event_id AND o.handler = cancel.handler AND o.state <> 'dead'
-    RETURNING o.attempt, o.started_at, o.last_error INTO attempts, began, error;
-    IF NOT FOUND AND (
-        EXISTS (SELECT FROM outbox.open o WHERE o.event_id = cancel.event_id AND o.handler = cancel.handler)
-        OR NOT EXISTS (
-            SELECT FROM outbox.event e JOIN outbox.handler h ON h.name = cancel.handler
-            WHERE e.id = cancel.event_id AND e.id >= h.first_id AND (e.topic || '.') ~ h.topic_regex)
-    ) THEN
-        RETURN false;
+    IF is_flow AND outbox.undo_flow(cancel.event_id, cancel.handler, cancel.reason) THEN
+        PERFORM pg_notify('outbox', '');
+        RETURN true;
     END IF;
+    -- One statement: the row of a step must not be gone before it has ended.
+    WITH gone AS (
+        DELETE FROM outbox.open AS o
+        WHERE o.event_id = cancel.event_id AND o.handler = cancel.handler AND o.state <> 'dead' AND o.flow_version IS NULL
+        RETURNING o.attempt, o.started_at, o.last_error
+    ), pending AS (
+        SELECT 0, NULL::timestamptz, NULL::text
+        FROM outbox.event e JOIN outbox.handler h ON h.name = cancel.handler
+        WHERE e.id = cancel.event_id AND e.id >= h.first_id AND (e.topic || '.') ~ h.topic_regex
+          AND NOT EXISTS (SELECT FROM outbox.open o WHERE o.event_id = cancel.event_id AND o.handler = cancel.handler)
+    )
     INSERT INTO outbox.done (event_id, handler, outcome, attempt, started_at, finished_at, result)
-    VALUES (cancel.event_id, cancel.handler, 'cancelled', coalesce(attempts, 0), began, clock_timestamp(),
-            jsonb_strip_nulls(jsonb_build_object('reason', left(cancel.reason, 4096), 'by', session_user, 'error', left(error, 4096))))
+    SELECT cancel.event_id, cancel.handler, 'cancelled', x.attempt, x.started_at, clock_timestamp(),
+           jsonb_strip_nulls(jsonb_build_object('reason', left(cancel.reason, 4096), 'by', session_user, 'error', left(x.last_error, 4096)))
+    FROM (SELECT * FROM gone UNION ALL SELECT * FROM pending) AS x (attempt, started_at, last_error)
     ON CONFLICT DO NOTHING;
     IF NOT FOUND THEN
         RETURN false;
     END IF;
-    INSERT INTO outbox.cancelling (event_id, handler) VALUES (cancel.event_id, cancel.handler);
+    INSERT INTO outbox.cancelling (event_id, handler, flow) VALUES (cancel.event_id, cancel.handler, is_flow);
     PERFORM pg_notify('outbox', '');
     RETURN true;
 END
@@ -314,7 +322,8 @@ BEGIN
     END IF;
     RETURN QUERY
     SELECT o.* FROM outbox.open o
-    WHERE o.state = 'dead'
+    -- A flow is dead by its steps.
+    WHERE o.state = 'dead' AND o.flow_version IS NULL
       AND (dead_letters.handler IS NULL OR o.handler = dead_letters.handler)
       AND (dead_letters.topic IS NULL OR (o.topic || '.') ~ outbox.topic_regex(ARRAY[dead_letters.topic]))
       AND (dead_letters.since IS NULL OR o.updated_at >= dead_letters.since)
@@ -397,24 +406,29 @@ BEGIN
 END
 $$;
 
--- The same for one delivery. Returns whether it was dead.
+-- The same for one delivery, or for the dead steps of a flow. Returns whether it was dead.
 CREATE FUNCTION outbox.discard(event_id bigint, handler text, reason text) RETURNS boolean
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
 #variable_conflict use_column
-DECLARE
-    gone outbox.open;
 BEGIN
-    DELETE FROM outbox.open AS o
-    WHERE o.event_id = discard.event_id AND o.handler = discard.handler AND o.state = 'dead'
-    RETURNING o.* INTO gone;
+    IF EXISTS (SELECT FROM outbox.open o WHERE o.event_id = discard.event_id AND o.handler = discard.handler AND o.flow_version IS NOT NULL) THEN
+        RETURN (SELECT coalesce(bool_or(outbox.discard(o.event_id, o.handler, discard.reason)), false) FROM outbox.open o
+                WHERE o.event_id = discard.event_id AND o.flow = discard.handler AND o.state = 'dead');
+    END IF;
+    WITH gone AS (
+        DELETE FROM outbox.open AS o
+        WHERE o.event_id = discard.event_id AND o.handler = discard.handler AND o.state = 'dead'
+        RETURNING o.event_id, o.handler, o.attempt, o.last_error
+    )
+    INSERT INTO outbox.done (event_id, handler, outcome, attempt, finished_at, result)
+    SELECT g.event_id, g.handler, 'discarded', g.attempt, clock_timestamp(),
+           jsonb_build_object('reason', left(discard.reason, 4096), 'by', session_user, 'error', left(g.last_error, 4096))
+    FROM gone g;
     IF NOT FOUND THEN
         RETURN false;
     END IF;
-    INSERT INTO outbox.done (event_id, handler, outcome, attempt, finished_at, result)
-    VALUES (gone.event_id, gone.handler, 'discarded', gone.attempt, clock_timestamp(),
-            jsonb_build_object('reason', left(discard.reason, 4096), 'by', session_user, 'error', left(gone.last_error, 4096)));
     PERFORM pg_notify('outbox', '');
     RETURN true;
 END

@@ -4,11 +4,12 @@
 -- there is a moment in which nobody uses the log. What lies in the default partition, or in one that would last too long, goes
 -- row by row. ARCHITECTURE.md, "Retention", says what must hold and why.
 
--- The newest position of each handler: how far it has finished the log.
+-- The newest position of each handler: how far it has finished the log. The steps of a flow read nothing; the flow does.
 CREATE VIEW outbox.newest_position AS
 SELECT h.name AS handler, h.absent, h.paused_at IS NOT NULL AND coalesce(h.paused_until > now(), true) AS paused, p.position
 FROM outbox.handler h
-LEFT JOIN LATERAL (SELECT position FROM outbox.position WHERE handler = h.name ORDER BY n DESC LIMIT 1) p ON true;
+LEFT JOIN LATERAL (SELECT position FROM outbox.position WHERE handler = h.name ORDER BY n DESC LIMIT 1) p ON true
+WHERE h.flow IS NULL;
 
 -- Whether every handler has come past all that lies in this partition of the log. False as long as there is no handler: the first
 -- ones begin at the beginning. A transaction is not in a position when it is at or above its xmax, or in its list: two looks into an

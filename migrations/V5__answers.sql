@@ -1,5 +1,21 @@
 -- outboxd: answers that come from outside, and waiting for them.
 
+-- The event that tells of a delivery that has succeeded, if its handler names a topic for that; as the daemon does it for a handler's
+-- own success (emit::of_done).
+CREATE FUNCTION outbox.tell_done(ended outbox.open, result jsonb) RETURNS void
+LANGUAGE sql
+SET search_path = pg_catalog, pg_temp
+AS $$
+    INSERT INTO outbox.event (topic, key, payload, headers)
+    SELECT h.on_done, ended.key,
+           jsonb_build_object('event_id', ended.event_id, 'handler', ended.handler, 'topic', ended.topic, 'key', ended.key,
+                              'attempts', ended.attempt, 'result', tell_done.result,
+                              'payload', CASE WHEN pg_column_size(ended.payload) <= 983040 THEN ended.payload END),
+           outbox.caused_by(ended.event_id, ended.headers) || jsonb_build_object('outbox-done-of', ended.event_id::text)
+    FROM outbox.handler h
+    WHERE h.name = ended.handler AND h.on_done IS NOT NULL AND NOT ended.headers ? 'outbox-done-of'
+$$;
+
 -- Finishes a delivery whose answer has come, or that was done by other means: one that has begun and is not finished or dead. What
 -- a running attempt still does counts no more. Returns whether there was one; an attempt younger than a second has no row yet, unless
 -- its handler says `record = "start"` or `callback = true`.
@@ -11,24 +27,22 @@ AS $$
 DECLARE
     ended outbox.open;
 BEGIN
-    DELETE FROM outbox.open AS o
-    WHERE o.event_id = complete.event_id AND o.handler = complete.handler AND o.attempt >= 1 AND o.state <> 'dead'
-    RETURNING o.* INTO ended;
+    -- One statement: the row of a step must not be gone before it is done.
+    WITH gone AS (
+        DELETE FROM outbox.open AS o
+        WHERE o.event_id = complete.event_id AND o.handler = complete.handler AND o.attempt >= 1 AND o.state <> 'dead'
+          AND o.flow_version IS NULL
+        RETURNING o.*
+    ), done AS (
+        INSERT INTO outbox.done (event_id, handler, outcome, attempt, started_at, finished_at, result)
+        SELECT g.event_id, g.handler, 'done', g.attempt, coalesce(g.started_at, g.updated_at), clock_timestamp(), complete.result
+        FROM gone g
+    )
+    SELECT g.* INTO ended FROM gone g;
     IF NOT FOUND THEN
         RETURN false;
     END IF;
-    INSERT INTO outbox.done (event_id, handler, outcome, attempt, started_at, finished_at, result)
-    VALUES (ended.event_id, ended.handler, 'done', ended.attempt, coalesce(ended.started_at, ended.updated_at), clock_timestamp(),
-            complete.result);
-    -- As the daemon does for a handler's own success (emit::of_done).
-    INSERT INTO outbox.event (topic, key, payload, headers)
-    SELECT h.on_done, ended.key,
-           jsonb_build_object('event_id', ended.event_id, 'handler', ended.handler, 'topic', ended.topic, 'key', ended.key,
-                              'attempts', ended.attempt, 'result', complete.result,
-                              'payload', CASE WHEN pg_column_size(ended.payload) <= 983040 THEN ended.payload END),
-           outbox.caused_by(ended.event_id, ended.headers) || jsonb_build_object('outbox-done-of', ended.event_id::text)
-    FROM outbox.handler h
-    WHERE h.name = ended.handler AND h.on_done IS NOT NULL AND NOT ended.headers ? 'outbox-done-of';
+    PERFORM outbox.tell_done(ended, complete.result);
     PERFORM pg_notify('outbox', '');
     RETURN true;
 END
@@ -71,7 +85,7 @@ BEGIN
         last_error = left(coalesce(nullif(fail.error, ''), 'failed by outbox.fail'), 4096),
         updated_at = clock_timestamp()
     WHERE o.event_id = fail.event_id AND o.handler = fail.handler AND o.attempt >= 1
-      AND o.state IN ('waiting', 'running', 'scheduled') AND o.failures < o.attempt;
+      AND o.state IN ('waiting', 'running', 'scheduled') AND o.failures < o.attempt AND o.flow_version IS NULL;
     IF NOT FOUND THEN
         RETURN false;
     END IF;
@@ -84,7 +98,7 @@ $$;
 CREATE FUNCTION outbox.has_ended(state text) RETURNS boolean
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 AS $$
-    SELECT state IN ('done', 'cancelled', 'expired', 'discarded', 'dead')
+    SELECT state IN ('done', 'cancelled', 'expired', 'discarded', 'compensated', 'dead')
 $$;
 
 -- Waits until nothing of an event runs any more or waits to run. Returns whether that came within the time: look into

@@ -4,14 +4,14 @@
 -- Result: rows of three kinds. `handler`: one for each; due_in are the seconds until its next delivery is due (null: none is;
 -- negative: one is due and had no slot), resumes_in those until its pause is over, snapshot is this statement's own. `claimed` and `unanswered`: a delivery whose
 -- attempt begins, and one that waited for an answer in vain; `alone` when no other row holds its key. `cancelled`: its attempt, if
--- one runs, must end; the row is gone.
+-- one runs, must end; the row is gone. `cancelled_flow`: an instance that had no row; told again until outbox.begin_flow has seen to it.
 WITH want AS (
     SELECT w.handler, w.slots, h.ordered, coalesce(h.paused_at IS NOT NULL AND coalesce(h.paused_until > now(), true), false) AS paused,
            extract(epoch FROM h.paused_until - now())::double precision AS resumes_in
     FROM unnest($1::text[], $2::bigint[]) AS w (handler, slots)
     LEFT JOIN outbox.handler h ON h.name = w.handler
 ), cancelled AS (
-    DELETE FROM outbox.cancelling RETURNING event_id, handler
+    DELETE FROM outbox.cancelling WHERE NOT flow RETURNING event_id, handler
 ), opened_meanwhile AS (
     DELETE FROM outbox.open o USING cancelled c WHERE o.event_id = c.event_id AND o.handler = c.handler
 ), due AS MATERIALIZED (
@@ -42,7 +42,7 @@ WITH want AS (
         progress = NULL, heartbeat_at = NULL, updated_at = clock_timestamp()
     FROM due d
     WHERE NOT d.behind AND o.event_id = d.event_id AND o.handler = d.handler
-    RETURNING o.event_id, o.handler, o.attempt, o.failures, o.topic, o.key, o.payload, o.headers, o.created_at, o.polls,
+    RETURNING o.event_id, o.handler, o.attempt, o.failures, o.topic, o.key, o.payload, o.headers, o.created_at, o.polls, o.results,
               extract(epoch FROM o.answer_by - clock_timestamp())::double precision AS answer_in,
               extract(epoch FROM o.expires_at - now())::double precision AS expires_in,
               CASE WHEN d.unanswered THEN 'unanswered' ELSE 'claimed' END AS what,
@@ -60,11 +60,15 @@ SELECT 'handler' AS what, w.handler, w.paused, w.resumes_in,
         ORDER BY o.due_at LIMIT 1) AS due_in,
        NULL::bigint AS event_id, NULL::integer AS attempt, NULL::integer AS failures, NULL::text AS topic, NULL::text AS key,
        NULL::jsonb AS payload, NULL::jsonb AS headers, NULL::timestamptz AS created_at, NULL::double precision AS expires_in,
-       NULL::boolean AS alone, NULL::integer AS polls, NULL::double precision AS answer_in, pg_current_snapshot()::text AS snapshot
+       NULL::boolean AS alone, NULL::integer AS polls, NULL::double precision AS answer_in, NULL::jsonb AS results,
+       pg_current_snapshot()::text AS snapshot
 FROM want w
 UNION ALL
-SELECT what, handler, NULL, NULL, NULL, event_id, attempt, failures, topic, key, payload, headers, created_at, expires_in, alone, polls, answer_in, NULL
+SELECT what, handler, NULL, NULL, NULL, event_id, attempt, failures, topic, key, payload, headers, created_at, expires_in, alone, polls, answer_in, results, NULL
 FROM claimed
 UNION ALL
-SELECT 'cancelled', handler, NULL, NULL, NULL, event_id, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
+SELECT 'cancelled', handler, NULL, NULL, NULL, event_id, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
 FROM cancelled
+UNION ALL
+SELECT 'cancelled_flow', handler, NULL, NULL, NULL, event_id, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
+FROM outbox.cancelling WHERE flow

@@ -9,6 +9,7 @@ FROM (
            ('SELECT', 'outbox.dedup'), ('UPDATE', 'outbox.dedup'), ('DELETE', 'outbox.dedup'),
            ('SELECT', 'outbox.consumed'), ('UPDATE', 'outbox.consumed'), ('DELETE', 'outbox.consumed'),
            ('SELECT', 'outbox.cancelling'), ('DELETE', 'outbox.cancelling'), ('SELECT', 'outbox.callback_key'),
+           ('SELECT', 'outbox.flow_version'), ('INSERT', 'outbox.flow_version'), ('DELETE', 'outbox.flow_version'), ('DELETE', 'outbox.done'),
            ('SELECT', 'outbox.schedule'), ('INSERT', 'outbox.schedule'), ('UPDATE', 'outbox.schedule'), ('DELETE', 'outbox.schedule')
 ) AS needed (privilege, relation)
 WHERE NOT has_table_privilege(needed.relation, needed.privilege)

@@ -1,5 +1,6 @@
 //! The nouns: an event, a handler's name, and one attempt at delivering the one to the other.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -89,6 +90,8 @@ pub struct Attempt {
     pub installation: Uuid,
     /// Where the answer may be posted if it comes later, for a handler with `callback`.
     pub callback: Option<String>,
+    /// For a step of a flow: the results of the steps that are done, by name; `null` for one without.
+    pub results: Option<Arc<Value>>,
     /// Where it says that it is alive; see [`Attempt::heartbeat`].
     pub heartbeats: Heartbeats,
 }
@@ -99,6 +102,15 @@ impl Attempt {
     /// is written at most once a second.
     pub fn heartbeat(&self, progress: impl Into<Value>) {
         self.heartbeats.beat(progress.into());
+    }
+
+    /// What is handed to a handler outside: the payload; for a step of a flow `{"payload": …, "results": {…}}`.
+    #[must_use]
+    pub fn body(&self) -> Cow<'_, str> {
+        match &self.results {
+            None => Cow::Borrowed(&self.event.payload),
+            Some(results) => Cow::Owned(format!("{{\"payload\": {}, \"results\": {results}}}", self.event.payload)),
+        }
     }
 
     /// `<installation>:<event id>:<created_at in µs>:<handler>`: the same for every attempt of this delivery, and

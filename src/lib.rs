@@ -23,8 +23,8 @@
 //! A module uses those above it in this list and nothing below; a test holds them to it. ARCHITECTURE.md says what each
 //! does and what it knows nothing of.
 //!
-//! * [`topic`], [`event`], [`timetable`], [`callback`], [`emit`], [`snapshot`], [`outcome`]: the nouns, and what an outcome
-//!   means.
+//! * [`topic`], [`event`], [`timetable`], [`callback`], [`emit`], [`flow`], [`snapshot`], [`outcome`]: the nouns, and what an
+//!   outcome means.
 //! * [`observe`]: every fact worth telling.
 //! * [`metrics`]: what is counted.
 //! * [`config`]: what the daemon is to do.
@@ -41,6 +41,7 @@ pub mod config;
 pub mod daemon;
 pub mod emit;
 pub mod event;
+pub mod flow;
 pub mod handler;
 pub mod metrics;
 pub mod observe;

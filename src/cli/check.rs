@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::output::{print, print_json};
 use super::{Failure, Global};
-use crate::config::{Config, Kind};
+use crate::config::{Config, Kind, StepConfig};
 use crate::handler::sql::quoted;
 use crate::postgres::{SchemaStatus, Session, migrate};
 use crate::store::Store;
@@ -89,12 +89,20 @@ impl Findings {
 
     /// SQL handlers must name a function that takes an event and returns jsonb.
     async fn functions(&mut self, store: &Store, config: &Config) -> Result<(), Failure> {
-        for handler in &config.handlers {
-            let Kind::Sql(sql) = &handler.kind else { continue };
-            let (name, written) = (&handler.name, format!("{}.{}", sql.schema, sql.function));
-            let function = store.sql_handler_function(&quoted(sql)).await?;
+        let handlers =
+            config.handlers.iter().map(|handler| (handler.name.to_string(), &handler.kind, "(outbox.event)"));
+        let steps = config.flows.iter().flat_map(|flow| {
+            let step = |step: &'_ StepConfig| format!("{}/{}", flow.name, step.name);
+            flow.steps
+                .iter()
+                .flat_map(move |of| of.handlers().map(move |(kind, _)| (step(of), kind, "(outbox.event, jsonb)")))
+        });
+        for (name, kind, arguments) in handlers.chain(steps) {
+            let Kind::Sql(sql) = kind else { continue };
+            let written = format!("{}.{}", sql.schema, sql.function);
+            let function = store.sql_handler_function(&format!("{}{arguments}", quoted(sql))).await?;
             match (function.returns.as_deref(), function.allowed) {
-                (None, _) => self.bad.push(format!("handler {name}: there is no function {written}(outbox.event)")),
+                (None, _) => self.bad.push(format!("handler {name}: there is no function {written}{arguments}")),
                 (Some("jsonb"), Some(true)) => self.good.push(format!("handler {name}: {written} is there")),
                 (Some("jsonb"), _) => self.bad.push(format!("handler {name}: this role may not execute {written}")),
                 (Some(other), _) => {

@@ -18,8 +18,15 @@ const POLL_PAUSE: RangeInclusive<Duration> = SNOOZE_MIN..=Duration::from_hours(2
 const POLL_TIMEOUT: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_hours(30 * 24);
 const RETRY_MAX: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_hours(30 * 24);
 
+/// What a handler of its own wants.
 pub(super) fn read(reader: &mut Reader<'_>, table: &Table<'_>) -> DeliveryConfig {
-    let mut delivery = DeliveryConfig::new(topics(reader, table));
+    let topics = topics(reader, table);
+    read_for(reader, table, topics)
+}
+
+/// The same without topics, which a step of a flow has not.
+pub(super) fn read_for(reader: &mut Reader<'_>, table: &Table<'_>, topics: Vec<Pattern>) -> DeliveryConfig {
+    let mut delivery = DeliveryConfig::new(topics);
     let concurrency = reader.count(table, "concurrency");
     delivery.concurrency = concurrency.map_or(delivery.concurrency, usize::from);
     timeouts(reader, table, &mut delivery);
@@ -45,11 +52,16 @@ pub(super) fn read(reader: &mut Reader<'_>, table: &Table<'_>) -> DeliveryConfig
     }
     let switch = [("on", true), ("off", false)];
     reader.set_choice(table, "breaker", "a setting of the breaker", &switch, &mut delivery.breaker);
+    told_and_started(reader, table, &mut delivery);
+    delivery
+}
+
+/// Who is told, and where it begins.
+pub(super) fn told_and_started(reader: &mut Reader<'_>, table: &Table<'_>, delivery: &mut DeliveryConfig) {
     delivery.on_done = reader.field(table, "on_done").and_then(|field| topic(reader, &field));
     delivery.on_dead = reader.field(table, "on_dead").and_then(|field| topic(reader, &field));
     let starts = [("now", Start::Now), ("beginning", Start::Beginning)];
     reader.set_choice(table, "start", "a place to start", &starts, &mut delivery.start);
-    delivery
 }
 
 fn topics(reader: &mut Reader<'_>, table: &Table<'_>) -> Vec<Pattern> {
@@ -59,11 +71,30 @@ fn topics(reader: &mut Reader<'_>, table: &Table<'_>) -> Vec<Pattern> {
         return Vec::new();
     };
     let Some(texts) = reader.strings(&field, RULE) else { return Vec::new() };
+    patterns(reader, &field, texts, RULE)
+}
+
+/// What a flow begins with: one topic pattern, or an array of them.
+pub(super) fn on(reader: &mut Reader<'_>, table: &Table<'_>) -> Vec<Pattern> {
+    const RULE: &str = "write a topic pattern such as \"order.placed\", or an array of them";
+    let Some(field) = reader.field(table, "on") else {
+        reader.lacks(table, format!("`on` is missing; {RULE}"));
+        return Vec::new();
+    };
+    let texts = if field.is_array() {
+        reader.strings(&field, RULE)
+    } else {
+        reader.string(&field, RULE).map(|text| vec![(field.clone(), text)])
+    };
+    texts.map(|texts| patterns(reader, &field, texts, RULE)).unwrap_or_default()
+}
+
+fn patterns(reader: &mut Reader<'_>, field: &Field<'_>, texts: Vec<(Field<'_>, &str)>, rule: &str) -> Vec<Pattern> {
     if texts.is_empty() {
-        reader.refuse(&field, format!("the array is empty; {RULE}, or [\"#\"] for every topic"));
+        reader.refuse(field, format!("the array is empty; {rule}, or [\"#\"] for every topic"));
     }
     if texts.len() > TOPICS_MAX {
-        reader.refuse(&field, format!("{} topics are too many; write at most {TOPICS_MAX}", texts.len()));
+        reader.refuse(field, format!("{} topics are too many; write at most {TOPICS_MAX}", texts.len()));
     }
     let mut patterns: Vec<Pattern> = Vec::with_capacity(texts.len());
     for (item, text) in texts {
@@ -177,7 +208,7 @@ fn retries_fit(reader: &mut Reader<'_>, table: &Table<'_>, field: &Field<'_>, de
     }
 }
 
-fn ordered(reader: &mut Reader<'_>, table: &Table<'_>) -> Option<OnDeadKey> {
+pub(super) fn ordered(reader: &mut Reader<'_>, table: &Table<'_>) -> Option<OnDeadKey> {
     let field = reader.field(table, "ordered");
     let ordered = match &field {
         Some(field) => reader.boolean(field, "write true or false"),

@@ -1,6 +1,6 @@
 //! Every key there is, by table.
 
-pub(super) const ROOT: &[&str] = &["database", "daemon", "handler", "schedule"];
+pub(super) const ROOT: &[&str] = &["database", "daemon", "handler", "flow", "schedule"];
 pub(super) const DATABASE: &[&str] = &["url"];
 pub(super) const DAEMON: &[&str] = &[
     "poll_interval",
@@ -32,6 +32,44 @@ pub(super) const HANDLER: &[&str] = &[
     "on_dead",
     "start",
 ];
+pub(super) const FLOW: &[&str] =
+    &["on", "ordered", "on_dead_key", "on_dead_step", "on_done", "on_dead", "start", "step"];
+pub(super) const STEP: &[&str] = &[
+    "after",
+    "http",
+    "command",
+    "env",
+    "sql",
+    "concurrency",
+    "timeout",
+    "max_timeout",
+    "retry",
+    "poll",
+    "callback",
+    "record",
+    "breaker",
+    "on_done",
+    "on_dead",
+    "compensate",
+    "retired",
+];
+pub(super) const COMPENSATION: &[&str] = &[
+    "when",
+    "http",
+    "command",
+    "env",
+    "sql",
+    "concurrency",
+    "timeout",
+    "max_timeout",
+    "retry",
+    "poll",
+    "callback",
+    "record",
+    "breaker",
+    "on_done",
+    "on_dead",
+];
 pub(super) const SCHEDULE: &[&str] = &["cron", "timezone", "topic", "payload", "key", "catch_up"];
 pub(super) const HTTP: &[&str] = &["url", "secret", "headers"];
 pub(super) const POLL: &[&str] = &["base", "max", "timeout"];
@@ -39,5 +77,7 @@ pub(super) const RETRY: &[&str] = &["max_attempts", "backoff", "base", "max", "c
 
 /// Whether a key has a meaning in some table.
 pub(super) fn is_known(key: &str) -> bool {
-    [ROOT, DATABASE, DAEMON, HANDLER, SCHEDULE, HTTP, POLL, RETRY].iter().any(|keys| keys.contains(&key))
+    [ROOT, DATABASE, DAEMON, HANDLER, FLOW, STEP, COMPENSATION, SCHEDULE, HTTP, POLL, RETRY]
+        .iter()
+        .any(|keys| keys.contains(&key))
 }

@@ -8,9 +8,11 @@ mod delivery;
 pub mod duration;
 mod error;
 mod expand;
+mod flow;
 mod keys;
 mod kind;
 mod load;
+mod names;
 mod parse;
 mod reader;
 mod schedule;
@@ -26,6 +28,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::flow::{Graph, OnDeadStep};
 use crate::outcome::{PollPolicy, RetryPolicy};
 use crate::timetable::Timetable;
 use crate::topic::Pattern;
@@ -35,6 +38,9 @@ pub use error::{Error, Errors, LoadError};
 
 /// The largest file that is read.
 pub const FILE_BYTES_MAX: u64 = 1_048_576;
+
+/// Instances of one flow that are in the daemon's memory at most. More of them have rows.
+const INSTANCES_MAX: usize = 4096;
 
 /// Where the daemon's own port is if a file does not say it.
 pub const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 7474);
@@ -48,6 +54,8 @@ pub struct Config {
     pub daemon: DaemonConfig,
     /// In the order of their names.
     pub handlers: Vec<HandlerConfig>,
+    /// In the order of their names.
+    pub flows: Vec<FlowConfig>,
     /// In the order of their names.
     pub schedules: Vec<ScheduleConfig>,
 }
@@ -99,6 +107,47 @@ pub struct HandlerConfig {
     pub delivery: DeliveryConfig,
 }
 
+/// One `[flow.NAME]` table: steps of which one follows another.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FlowConfig {
+    pub name: Arc<str>,
+    /// What it begins with, and who is told of its end. What limits attempts means nothing here.
+    pub delivery: DeliveryConfig,
+    pub on_dead_step: OnDeadStep,
+    /// Which step follows which.
+    pub graph: Arc<Graph>,
+    /// In the order of their names.
+    pub steps: Vec<StepConfig>,
+}
+
+/// One `[flow.NAME.step.STEP]` table.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StepConfig {
+    pub name: Arc<str>,
+    pub kind: Kind,
+    /// Without topics.
+    pub delivery: DeliveryConfig,
+    /// Only instances take it that began when it was a part of the flow.
+    pub retired: bool,
+    pub compensate: Option<CompensationConfig>,
+}
+
+/// `compensate = { … }`: what undoes a step.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CompensationConfig {
+    pub kind: Kind,
+    /// Without topics.
+    pub delivery: DeliveryConfig,
+}
+
+impl StepConfig {
+    /// What is called for it: to take the step, and to undo it.
+    pub fn handlers(&self) -> impl Iterator<Item = (&Kind, &DeliveryConfig)> {
+        let undo = self.compensate.iter().map(|undo| (&undo.kind, &undo.delivery));
+        std::iter::once((&self.kind, &self.delivery)).chain(undo)
+    }
+}
+
 /// One `[schedule.NAME]` table: an event of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ScheduleConfig {
@@ -142,6 +191,12 @@ pub struct DeliveryConfig {
 }
 
 impl DeliveryConfig {
+    /// A flow calls nothing itself, so nothing limits it but what the daemon holds of it.
+    #[must_use]
+    pub(crate) fn of_flow(on: Vec<Pattern>) -> Self {
+        Self { concurrency: INSTANCES_MAX, breaker: false, ..Self::new(on) }
+    }
+
     /// The defaults, for these topics.
     #[must_use]
     pub fn new(topics: Vec<Pattern>) -> Self {

@@ -8,12 +8,13 @@ use std::time::Duration;
 use toml::de::DeTable;
 
 use super::error::Errors;
+use super::names::named;
 use super::reader::{Field, Reader, Table};
 use super::text::{Lines, quote};
-use super::{Config, DEFAULT_LISTEN, DaemonConfig, HandlerConfig, Secret, delivery, keys, kind, schedule, syntax};
+use super::{
+    Config, DEFAULT_LISTEN, DaemonConfig, HandlerConfig, Secret, delivery, flow, keys, kind, schedule, syntax,
+};
 
-/// Handlers, and schedules.
-const TABLES_MAX: usize = 500;
 const POLL_INTERVAL: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_hours(1);
 const DRAIN_TIMEOUT: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_hours(1);
 const DEDUP_WINDOW: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_hours(366 * 24);
@@ -57,12 +58,27 @@ fn root(reader: &mut Reader<'_>, document: &DeTable<'_>) -> Config {
     {
         config.handlers = named(reader, &field, &table, "handler", handler);
         config.handlers.sort_by(|a, b| a.name.cmp(&b.name));
-        let nowhere = config.daemon.listen.is_none() && config.daemon.callback_url.is_none();
-        if let Some(handler) = config.handlers.iter().find(|handler| nowhere && handler.delivery.callback) {
-            let rule = "write `callback_url`, or let `listen` be an address";
-            let message = format!("handler {} takes callbacks, and none can reach this daemon; {rule}", handler.name);
-            reader.refuse(&field, message);
+        let callback = config.handlers.iter().find(|handler| handler.delivery.callback);
+        callbacks_can_come(reader, &field, &config.daemon, callback.map(|handler| format!("handler {}", handler.name)));
+    }
+    if let Some(field) = reader.field(&root, "flow")
+        && let Some(table) = reader.table(&field, "write a table for each flow: [flow.NAME]")
+    {
+        config.flows = named(reader, &field, &table, "flow", flow::read);
+        config.flows.sort_by(|a, b| a.name.cmp(&b.name));
+        for flow in reader.fields(&table) {
+            if config.handlers.iter().any(|handler| *handler.name == *flow.name) {
+                reader.refuse(
+                    &flow,
+                    format!("there is a handler {} already; give the flow another name", quote(flow.name)),
+                );
+            }
         }
+        let callback = config.flows.iter().find_map(|flow| {
+            let step = flow.steps.iter().find(|step| step.handlers().any(|(_, delivery)| delivery.callback))?;
+            Some(format!("step {} of flow {}", step.name, flow.name))
+        });
+        callbacks_can_come(reader, &field, &config.daemon, callback);
     }
     if let Some(field) = reader.field(&root, "schedule")
         && let Some(table) = reader.table(&field, "write a table for each schedule: [schedule.NAME]")
@@ -71,6 +87,13 @@ fn root(reader: &mut Reader<'_>, document: &DeTable<'_>) -> Config {
         config.schedules.sort_by(|a, b| a.name.cmp(&b.name));
     }
     config
+}
+
+fn callbacks_can_come(reader: &mut Reader<'_>, field: &Field<'_>, daemon: &DaemonConfig, who: Option<String>) {
+    if let (Some(who), None, None) = (who, daemon.listen, &daemon.callback_url) {
+        let rule = "write `callback_url`, or let `listen` be an address";
+        reader.refuse(field, format!("{who} takes callbacks, and none can reach this daemon; {rule}"));
+    }
 }
 
 fn database_url(reader: &mut Reader<'_>, table: &Table<'_>) -> Option<Secret> {
@@ -107,38 +130,10 @@ fn address(reader: &mut Reader<'_>, field: &Field<'_>) -> Option<SocketAddr> {
     address.or_else(|| reader.refused(field, format!("{} is not an address with a port; {rule}", quote(text))))
 }
 
-/// The tables in a table, each of which has a name that the database stores.
-fn named<T>(
-    reader: &mut Reader<'_>,
-    field: &Field<'_>,
-    table: &Table<'_>,
-    what: &str,
-    read: impl Fn(&mut Reader<'_>, &Field<'_>) -> Option<T>,
-) -> Vec<T> {
-    let fields = reader.fields(table);
-    if fields.len() > TABLES_MAX {
-        let message = format!("{} {what}s are too many; write at most {TABLES_MAX}", fields.len());
-        reader.refuse(field, message);
-    }
-    let mut all = Vec::with_capacity(fields.len());
-    for field in &fields {
-        if !is_name(field.name) {
-            let rule = "write 1 to 63 letters, digits, `_` and `-`";
-            reader.refuse(field, format!("{} is not the name of a {what}; {rule}", quote(field.name)));
-        }
-        all.extend(read(reader, field));
-    }
-    all
-}
-
 fn handler(reader: &mut Reader<'_>, field: &Field<'_>) -> Option<HandlerConfig> {
     let table = reader.table(field, "write a table: [handler.NAME]")?;
     reader.know(&table, keys::HANDLER);
     let kind = kind::read(reader, &table);
     let delivery = delivery::read(reader, &table);
     Some(HandlerConfig { name: Arc::from(field.name), kind: kind?, delivery })
-}
-
-fn is_name(name: &str) -> bool {
-    (1..=63).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'))
 }

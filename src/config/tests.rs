@@ -9,6 +9,7 @@ use super::*;
 use crate::outcome::PollPolicy;
 
 mod delivery;
+mod flow;
 mod properties;
 mod secrets;
 
@@ -155,13 +156,13 @@ topics = "x"
 command = ["", "a\u0000b"]
 "##,
         &expect![[r##"
-            outboxd.toml:1: poll_interval: this key is unknown; known here: database, daemon, handler, schedule
+            outboxd.toml:1: poll_interval: this key is unknown; known here: database, daemon, handler, flow, schedule
             outboxd.toml:3: daemon.poll_intervall: this key is unknown (did you mean `poll_interval`?); known here: poll_interval, drain_timeout, dedup_window, once_window, retention, pool_size, listen, callback_url
             outboxd.toml:4: daemon.poll_interval: "Off" is not a duration; write for example "500ms", "10s", "1h 30m" or "7d", or "off"
             outboxd.toml:5: daemon.drain_timeout: "2h" is out of range; write a duration from "0s" to "1h"
             outboxd.toml:6: daemon.dedup_window: "10 parsecs" is not a duration; write for example "500ms", "10s", "1h 30m" or "7d"
             outboxd.toml:7: daemon.pool_size: 0 is out of range; write an integer from 1 to 1000
-            outboxd.toml:9: databse: this key is unknown (did you mean `database`?); known here: database, daemon, handler, schedule
+            outboxd.toml:9: databse: this key is unknown (did you mean `database`?); known here: database, daemon, handler, flow, schedule
             outboxd.toml:11: database.url: ${MISSING_HOST} is not set; put it into the environment, or into a systemd credential of this name
             outboxd.toml:11: database.url: a "$" stands alone; write ${NAME} for a variable, or "$$" for the character
             outboxd.toml:13: handler.nothing: `topics` is missing; write an array of topic patterns such as ["user.registered", "payment.*"]
@@ -409,6 +410,57 @@ fn the_effective_configuration_is_toml_with_every_default() {
         record = "late"
         breaker = "on"
         start = "now"
+
+        [flow.order]
+        on = ["order.placed"]
+        ordered = false
+        on_dead_step = "compensate"
+        on_done = "order.done"
+        on_dead = "order.failed"
+        start = "now"
+
+        [flow.order.step.parcel]
+        retired = true
+        command = ["/usr/local/bin/book-parcel"]
+        concurrency = 8
+        timeout = "30s"
+        max_timeout = "30s"
+        retry = { max_attempts = 12, backoff = "exponential", base = "1s", max = "1h" }
+        callback = false
+        record = "late"
+        breaker = "on"
+
+        [flow.order.step.payment]
+        after = ["stock"]
+        http = { url = "http://127.0.0.1:8000/charge" }
+        concurrency = 8
+        timeout = "30s"
+        max_timeout = "30s"
+        retry = { max_attempts = 12, backoff = "exponential", base = "1s", max = "1h" }
+        callback = true
+        record = "start"
+        breaker = "on"
+
+        [flow.order.step.stock]
+        sql = "shop.lock_stock"
+        concurrency = 8
+        timeout = "30s"
+        max_timeout = "30s"
+        retry = { max_attempts = 12, backoff = "exponential", base = "1s", max = "1h" }
+        callback = false
+        record = "late"
+        breaker = "on"
+
+        [flow.order.step.stock.compensate]
+        when = "done"
+        sql = "shop.unlock_stock"
+        concurrency = 8
+        timeout = "30s"
+        max_timeout = "30s"
+        retry = { max_attempts = 50, backoff = "exponential", base = "1s", max = "1h" }
+        callback = false
+        record = "late"
+        breaker = "on"
 
         [schedule.nightly]
         cron = "30 3 * * *"

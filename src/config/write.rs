@@ -5,7 +5,10 @@ use std::time::Duration;
 
 use super::expand::escape;
 use super::text::is_bare;
-use super::{Config, DeliveryConfig, HandlerConfig, Kind, Record, ScheduleConfig, Start, duration};
+use super::{
+    CompensationConfig, Config, DeliveryConfig, FlowConfig, HandlerConfig, Kind, Record, ScheduleConfig, Start,
+    StepConfig, duration,
+};
 use crate::outcome::{Backoff, PollPolicy, RetryPolicy};
 
 const HIDDEN: &str = "\"***\"";
@@ -43,6 +46,9 @@ fn write_config(out: &mut String, config: &Config) -> fmt::Result {
     for handler in &config.handlers {
         write_handler(out, handler)?;
     }
+    for flow in &config.flows {
+        write_flow(out, flow)?;
+    }
     for schedule in &config.schedules {
         write_schedule(out, schedule)?;
     }
@@ -50,33 +56,59 @@ fn write_config(out: &mut String, config: &Config) -> fmt::Result {
 }
 
 fn write_handler(out: &mut String, handler: &HandlerConfig) -> fmt::Result {
-    let DeliveryConfig {
-        topics,
-        concurrency,
-        timeout,
-        max_timeout,
-        retry,
-        poll,
-        callback,
-        ordered,
-        record,
-        breaker,
-        on_done,
-        on_dead,
-        start,
-    } = &handler.delivery;
-    let topics: Vec<String> = topics.iter().map(|topic| string(topic.as_str())).collect();
-    let start = match start {
+    write!(out, "\n[handler.{}]\n", key(&handler.name))?;
+    writeln!(out, "topics = [{}]", topics(&handler.delivery))?;
+    write_called(out, &handler.kind, &handler.delivery, true)?;
+    writeln!(out, "start = \"{}\"", start(&handler.delivery))
+}
+
+fn write_flow(out: &mut String, flow: &FlowConfig) -> fmt::Result {
+    let FlowConfig { name, delivery, on_dead_step, graph, steps } = flow;
+    let flow = key(name);
+    write!(out, "\n[flow.{flow}]\n")?;
+    writeln!(out, "on = [{}]", topics(delivery))?;
+    write_order(out, delivery)?;
+    writeln!(out, "on_dead_step = \"{}\"", on_dead_step.as_str())?;
+    write_told(out, delivery)?;
+    writeln!(out, "start = \"{}\"", start(delivery))?;
+    for StepConfig { name, kind, delivery, retired, compensate } in steps {
+        let step = key(name);
+        let place = graph.steps().iter().find(|step| step.name == *name);
+        write!(out, "\n[flow.{flow}.step.{step}]\n")?;
+        if let Some(after) = place.map(|step| &step.after).filter(|after| !after.is_empty()) {
+            let after: Vec<String> = after.iter().map(|name| string(name)).collect();
+            writeln!(out, "after = [{}]", after.join(", "))?;
+        }
+        if *retired {
+            writeln!(out, "retired = true")?;
+        }
+        write_called(out, kind, delivery, false)?;
+        if let Some(CompensationConfig { kind, delivery }) = compensate {
+            write!(out, "\n[flow.{flow}.step.{step}.compensate]\n")?;
+            if let Some(when) = place.and_then(|step| step.compensate) {
+                writeln!(out, "when = \"{}\"", when.as_str())?;
+            }
+            write_called(out, kind, delivery, false)?;
+        }
+    }
+    Ok(())
+}
+
+fn topics(delivery: &DeliveryConfig) -> String {
+    delivery.topics.iter().map(|topic| string(topic.as_str())).collect::<Vec<_>>().join(", ")
+}
+
+fn start(delivery: &DeliveryConfig) -> &'static str {
+    match delivery.start {
         Start::Now => "now",
         Start::Beginning => "beginning",
-    };
-    let record = match record {
-        Record::Late => "late",
-        Record::Start => "start",
-    };
-    write!(out, "\n[handler.{}]\n", key(&handler.name))?;
-    writeln!(out, "topics = [{}]", topics.join(", "))?;
-    write_kind(out, &handler.kind)?;
+    }
+}
+
+/// What is called, and how. `of_its_own`: it is no step of a flow, and may keep the order of keys.
+fn write_called(out: &mut String, kind: &Kind, delivery: &DeliveryConfig, of_its_own: bool) -> fmt::Result {
+    let DeliveryConfig { concurrency, timeout, max_timeout, retry, poll, callback, record, breaker, .. } = delivery;
+    write_kind(out, kind)?;
     writeln!(out, "concurrency = {concurrency}")?;
     writeln!(out, "timeout = \"{}\"", duration::format(*timeout))?;
     writeln!(out, "max_timeout = \"{}\"", duration::format(max_timeout.unwrap_or(*timeout)))?;
@@ -86,19 +118,34 @@ fn write_handler(out: &mut String, handler: &HandlerConfig) -> fmt::Result {
         writeln!(out, "poll = {{ base = \"{base}\", max = \"{max}\", timeout = \"{timeout}\" }}")?;
     }
     writeln!(out, "callback = {callback}")?;
-    writeln!(out, "ordered = {}", ordered.is_some())?;
-    if let Some(on_dead_key) = ordered {
-        writeln!(out, "on_dead_key = \"{}\"", on_dead_key.as_str())?;
+    if of_its_own {
+        write_order(out, delivery)?;
     }
+    let record = match record {
+        Record::Late => "late",
+        Record::Start => "start",
+    };
     writeln!(out, "record = \"{record}\"")?;
     writeln!(out, "breaker = \"{}\"", if *breaker { "on" } else { "off" })?;
-    if let Some(topic) = on_done {
+    write_told(out, delivery)
+}
+
+fn write_order(out: &mut String, delivery: &DeliveryConfig) -> fmt::Result {
+    writeln!(out, "ordered = {}", delivery.ordered.is_some())?;
+    if let Some(on_dead_key) = delivery.ordered {
+        writeln!(out, "on_dead_key = \"{}\"", on_dead_key.as_str())?;
+    }
+    Ok(())
+}
+
+fn write_told(out: &mut String, delivery: &DeliveryConfig) -> fmt::Result {
+    if let Some(topic) = &delivery.on_done {
         writeln!(out, "on_done = {}", string(topic))?;
     }
-    if let Some(topic) = on_dead {
+    if let Some(topic) = &delivery.on_dead {
         writeln!(out, "on_dead = {}", string(topic))?;
     }
-    writeln!(out, "start = \"{start}\"")
+    Ok(())
 }
 
 fn write_schedule(out: &mut String, schedule: &ScheduleConfig) -> fmt::Result {

@@ -7,6 +7,7 @@ use tokio::sync::watch;
 
 use super::health::Health;
 use crate::config::{DaemonConfig, DeliveryConfig, OnDeadKey, Record, ScheduleConfig, Start};
+use crate::flow::{Graph, OnDeadStep};
 use crate::handler::Handler;
 use crate::metrics::Metrics;
 use crate::observe::Observer;
@@ -26,11 +27,48 @@ pub(super) struct HandlerSpec {
     pub(super) name: Arc<str>,
     pub(super) kind: &'static str,
     pub(super) delivery: DeliveryConfig,
+    pub(super) part: Part,
     /// What it is called with, for the operator; no secrets.
     pub(super) calls: serde_json::Value,
     /// The host that it calls, with the port.
     pub(super) host: Option<Arc<str>>,
     pub(super) handler: Arc<dyn Handler>,
+}
+
+impl HandlerSpec {
+    /// Whether it reads the log; a step of a flow does not.
+    pub(super) fn reads(&self) -> bool {
+        !matches!(self.part, Part::Step { .. })
+    }
+
+    /// The handlers whose rows say how far a delivery is: its own, and those of a flow's steps.
+    pub(super) fn rows(&self) -> impl Iterator<Item = &Arc<str>> {
+        let steps = match &self.part {
+            Part::Flow(flow) => flow.handlers.as_slice(),
+            Part::Handler | Part::Step { .. } => &[],
+        };
+        std::iter::once(&self.name).chain(steps)
+    }
+}
+
+/// What a handler has to do with flows.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Part {
+    /// Nothing.
+    Handler,
+    /// It is one: what it begins are instances, and nothing is called.
+    Flow(Arc<Flow>),
+    /// It is a step of this one, or undoes a step.
+    Step { flow: Arc<str> },
+}
+
+/// A flow as the daemon runs it.
+#[derive(Debug, PartialEq)]
+pub(super) struct Flow {
+    pub(super) graph: Arc<Graph>,
+    pub(super) on_dead_step: OnDeadStep,
+    /// The handlers of the steps, in the order of the graph.
+    pub(super) handlers: Vec<Arc<str>>,
 }
 
 /// The handlers of the configuration in force; watched, so that the newest counts however many came in between.
@@ -90,6 +128,18 @@ pub(super) fn registrations(specs: &[HandlerSpec]) -> Vec<Registration> {
             ordered: ordered.map(OnDeadKey::as_str),
             on_done: on_done.clone(),
             on_dead: on_dead.clone(),
+            flow: match &spec.part {
+                Part::Step { flow } => Some(Arc::clone(flow)),
+                Part::Handler | Part::Flow(_) => None,
+            },
+            steps: match &spec.part {
+                Part::Flow(flow) => Some(serde_json::json!(flow.graph.steps())),
+                Part::Handler | Part::Step { .. } => None,
+            },
+            on_dead_step: match &spec.part {
+                Part::Flow(flow) => Some(flow.on_dead_step.as_str()),
+                Part::Handler | Part::Step { .. } => None,
+            },
             beginning: *start == Start::Beginning,
         }
     };

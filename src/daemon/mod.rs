@@ -7,6 +7,7 @@ pub mod bell;
 pub mod breaker;
 mod context;
 mod desk;
+mod error;
 mod health;
 mod janitor;
 pub mod lane;
@@ -17,6 +18,7 @@ mod retention;
 mod runner;
 mod schedule;
 pub mod settle;
+mod spec;
 pub mod tail;
 mod term;
 pub mod windows;
@@ -33,22 +35,22 @@ use tokio_util::sync::CancellationToken;
 
 use self::context::{Context, HandlerSpec, Positions};
 use self::desk::Desk;
+pub use self::error::DaemonError;
 use self::health::Health;
 use self::leader::LeadError;
 use self::port::{Answers, Port};
+pub use self::spec::Flow;
+use self::spec::{Called, names, specs};
 use self::term::End;
-use crate::config::{Config, DeliveryConfig, HandlerConfig, Kind, ScheduleConfig};
+use crate::config::{Config, DeliveryConfig, ScheduleConfig};
 use crate::event::{Attempt, Event};
-use crate::handler::command::CommandHandler;
-use crate::handler::http::HttpHandler;
+use crate::handler::http;
 use crate::handler::native::{IntoOutcome, Native, OfEvent};
-use crate::handler::sql::SqlHandler;
-use crate::handler::{Handler, http};
 use crate::metrics::Metrics;
 use crate::observe::{Observation, Observer, chain};
-use crate::postgres::{ConnectError, Target};
+use crate::postgres::Target;
 use crate::systemd::{self, Watchdog};
-use crate::topic::{Pattern, PatternError};
+use crate::topic::Pattern;
 
 /// Between two attempts to connect: doubled from the first to the second, with full jitter on top of the first.
 const RECONNECT_MIN: Duration = Duration::from_millis(100);
@@ -72,26 +74,6 @@ pub struct Daemon {
 /// Hands a running daemon another configuration.
 #[derive(Clone)]
 pub struct Reloader(watch::Sender<Config>);
-
-/// Why a daemon could not be built or could not go on.
-#[derive(Debug, thiserror::Error)]
-pub enum DaemonError {
-    #[error("handler {name}: {source}")]
-    Pattern { name: String, source: PatternError },
-    #[error("two handlers have the name {0}")]
-    SameName(String),
-    #[error("the HTTP client could not be set up: {0}")]
-    Http(#[source] reqwest::Error),
-    #[error(transparent)]
-    Connect(#[from] ConnectError),
-    #[error("cannot listen on {address}, as `listen` in [daemon] says")]
-    Listen { address: SocketAddr, source: std::io::Error },
-    #[error("the metrics could not be set up: {0}")]
-    Metrics(#[source] prometheus::Error),
-    /// The database is not as the daemon needs it; trying again does not help.
-    #[error("{0}")]
-    Setup(String),
-}
 
 impl Daemon {
     #[must_use]
@@ -146,7 +128,7 @@ impl Daemon {
                     let text = "settings in [daemon] have changed; they apply from the next start";
                     context.observer.tell(&Observation::Notice { text: text.to_owned() });
                 }
-                match specs(&config.handlers, &native, &http, &pool) {
+                match specs(&config, &native, &Called { http: &http, pool: &pool }) {
                     Ok(specs) => {
                         context.metrics.keep(&names(&specs));
                         handlers.send_replace(specs);
@@ -255,7 +237,7 @@ pub struct DaemonBuilder {
     target: Option<Target>,
     url: Option<String>,
     observer: Observer,
-    native: Vec<Result<HandlerSpec, DaemonError>>,
+    native: Vec<Result<Vec<HandlerSpec>, DaemonError>>,
 }
 
 impl DaemonBuilder {
@@ -312,7 +294,7 @@ impl DaemonBuilder {
         let name = name.into();
         let patterns = topics.into_iter().map(|topic| topic.into().parse()).collect::<Result<Vec<Pattern>, _>>();
         self.native.push(match patterns {
-            Ok(patterns) => Ok(native_spec(name, DeliveryConfig::new(patterns), Arc::new(OfEvent(handle)))),
+            Ok(patterns) => Ok(vec![spec::native(name, DeliveryConfig::new(patterns), Arc::new(OfEvent(handle)))]),
             Err(source) => Err(DaemonError::Pattern { name, source }),
         });
         self
@@ -326,7 +308,14 @@ impl DaemonBuilder {
         Fut: Future + Send + 'static,
         Fut::Output: IntoOutcome,
     {
-        self.native.push(Ok(native_spec(name.into(), delivery, Arc::new(Native(handle)))));
+        self.native.push(Ok(vec![spec::native(name.into(), delivery, Arc::new(Native(handle)))]));
+        self
+    }
+
+    /// A flow whose steps are written in Rust.
+    #[must_use]
+    pub fn flow(mut self, flow: Flow) -> Self {
+        self.native.push(flow.specs());
         self
     }
 
@@ -339,10 +328,11 @@ impl DaemonBuilder {
             Some(target) => target,
             None => Target::resolve(url.as_deref(), config.daemon.database_url.as_ref(), &env)?,
         };
-        let native = native.into_iter().collect::<Result<Vec<_>, _>>()?;
+        let native: Vec<HandlerSpec> =
+            native.into_iter().collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect();
         let http = http::client().map_err(DaemonError::Http)?;
         let pool = target.pool(config.daemon.pool_size)?;
-        let handlers = specs(&config.handlers, &native, &http, &pool)?;
+        let handlers = specs(&config, &native, &Called { http: &http, pool: &pool })?;
         let (handlers, watched) = watch::channel(handlers);
         let (schedules, ticking) = watch::channel(config.schedules.clone().into());
         let daemon = config.daemon.clone();
@@ -369,64 +359,4 @@ impl DaemonBuilder {
         };
         Ok(Daemon { context, http, pool, native, handlers, schedules, configs: watch::Sender::new(config) })
     }
-}
-
-fn names(specs: &[HandlerSpec]) -> Vec<Arc<str>> {
-    specs.iter().map(|spec| Arc::clone(&spec.name)).collect()
-}
-
-fn native_spec(name: String, delivery: DeliveryConfig, handler: Arc<dyn Handler>) -> HandlerSpec {
-    HandlerSpec {
-        name: name.into(),
-        kind: Kind::Native.as_str(),
-        delivery,
-        calls: serde_json::json!({}),
-        host: None,
-        handler,
-    }
-}
-
-/// The handlers of a configuration and those written in Rust, in the order of their names.
-fn specs(
-    configs: &[HandlerConfig],
-    native: &[HandlerSpec],
-    http: &reqwest::Client,
-    pool: &deadpool_postgres::Pool,
-) -> Result<Arc<[HandlerSpec]>, DaemonError> {
-    let spec = |config: &HandlerConfig| {
-        let (calls, handler): (_, Arc<dyn Handler>) = match &config.kind {
-            Kind::Http(kind) => {
-                // A query may hold a token.
-                let mut url = kind.url.clone();
-                url.set_query(None);
-                (serde_json::json!({ "url": url.as_str() }), Arc::new(HttpHandler::new(kind, http.clone())))
-            }
-            Kind::Command(kind) => {
-                (serde_json::json!({ "program": kind.argv.first() }), Arc::new(CommandHandler::new(kind)))
-            }
-            Kind::Sql(kind) => {
-                let function = format!("{}.{}", kind.schema, kind.function);
-                (
-                    serde_json::json!({ "function": function }),
-                    Arc::new(SqlHandler::new(kind, &config.delivery, pool.clone())),
-                )
-            }
-            Kind::Native => return None,
-        };
-        let host = match &config.kind {
-            Kind::Http(kind) => {
-                let port = kind.url.port_or_known_default().unwrap_or_default();
-                kind.url.host_str().map(|host| format!("{host}:{port}").into())
-            }
-            _ => None,
-        };
-        let (name, kind) = (Arc::clone(&config.name), config.kind.as_str());
-        Some(HandlerSpec { name, kind, delivery: config.delivery.clone(), calls, host, handler })
-    };
-    let mut specs: Vec<HandlerSpec> = configs.iter().filter_map(spec).chain(native.iter().cloned()).collect();
-    specs.sort_by(|a, b| a.name.cmp(&b.name));
-    if let Some(pair) = specs.windows(2).find(|pair| pair[0].name == pair[1].name) {
-        return Err(DaemonError::SameName(pair[0].name.to_string()));
-    }
-    Ok(specs.into())
 }

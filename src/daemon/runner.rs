@@ -390,6 +390,7 @@ mod tests {
             has_row: false,
             installation: uuid::Uuid::nil(),
             callback: None,
+            results: None,
             heartbeats: crate::event::Heartbeats::default(),
         }
     }

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
+
 use crate::event::EventId;
 use crate::outcome::{Asked, Settlement};
 
@@ -33,6 +35,8 @@ pub struct Write {
     /// Whether there is a running row that names the attempt.
     pub has_row: bool,
     pub began: Option<Instant>,
+    /// Of a step: the results before it.
+    pub results: Option<Arc<Value>>,
     pub at: Instant,
     pub ended: Ended,
 }
@@ -52,6 +56,8 @@ pub enum Ended {
     Expired,
     /// Its attempt has not ended and gets a row.
     StillRunning,
+    /// It is an instance of a flow, of which nothing runs here any more: it goes on with rows.
+    Stands,
     /// Its attempt was cut off by the daemon's stop.
     CutOff,
     /// Its attempt was ended because somebody has cancelled the delivery, which is written.
@@ -65,6 +71,8 @@ pub enum Fate {
     Recorded,
     /// The delivery needs this lane no more; `finished` when it has an outcome for good.
     Ended { finished: bool },
+    /// It was not written: somebody else has finished the delivery, or taken the attempt away.
+    Refused,
 }
 
 impl Ended {
@@ -74,15 +82,25 @@ impl Ended {
         matches!(self, Self::Settled(Settlement::Done { .. }) | Self::Expired)
     }
 
+    /// What becomes of the delivery when this is refused.
+    #[must_use]
+    pub fn refused(&self) -> Fate {
+        match self {
+            // It runs all the same, and its end will be refused.
+            Self::StillRunning => Fate::Recorded,
+            _ => Fate::Refused,
+        }
+    }
+
     /// What becomes of the delivery when this is written.
     #[must_use]
     pub fn fate(&self) -> Fate {
         match self {
             Self::StillRunning => Fate::Recorded,
-            Self::Settled(Settlement::Done { .. } | Settlement::Committed) | Self::Expired | Self::Cancelled => {
+            Self::Settled(Settlement::Done { .. } | Settlement::Committed { .. }) | Self::Expired | Self::Cancelled => {
                 Fate::Ended { finished: true }
             }
-            Self::Settled(_) | Self::Scheduled { .. } | Self::Blocked | Self::PutBack | Self::CutOff => {
+            Self::Settled(_) | Self::Scheduled { .. } | Self::Blocked | Self::PutBack | Self::Stands | Self::CutOff => {
                 Fate::Ended { finished: false }
             }
         }

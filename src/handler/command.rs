@@ -1,4 +1,4 @@
-//! The handler kind `command`: one process per attempt, the payload on its stdin, an answer on its stdout.
+//! The handler kind `command`: one process per attempt, the event's body on its stdin, an answer on its stdout.
 //!
 //! The process leads a group of its own, and the whole group ends with the attempt, however the attempt ends.
 
@@ -114,7 +114,7 @@ async fn supervise(child: &mut Child, attempt: &Attempt) -> std::io::Result<(Exi
             async {
                 if let Some(mut stdin) = stdin {
                     // A program need not read its stdin; whether it succeeded is told by its exit code.
-                    let _ = stdin.write_all(attempt.event.payload.as_bytes()).await;
+                    let _ = stdin.write_all(attempt.body().as_bytes()).await;
                 }
             },
             read_stdout(stdout, &mut lines, &attempt.heartbeats),

@@ -71,11 +71,12 @@ impl HttpHandler {
     }
 
     async fn post(&self, attempt: &Attempt) -> Outcome {
-        let headers = match self.headers(attempt) {
+        let body = attempt.body();
+        let headers = match self.headers(attempt, &body) {
             Ok(headers) => headers,
             Err(error) => return Outcome::Dead { failure: Failure::new(error) },
         };
-        let request = self.client.post(self.url.clone()).headers(headers).body(attempt.event.payload.clone());
+        let request = self.client.post(self.url.clone()).headers(headers).body(body.into_owned());
         match request.send().await {
             Ok(response) => self.judge(response).await,
             Err(error) => {
@@ -86,8 +87,8 @@ impl HttpHandler {
         }
     }
 
-    /// What is sent beside the payload.
-    fn headers(&self, attempt: &Attempt) -> Result<HeaderMap, String> {
+    /// What is sent beside the body.
+    fn headers(&self, attempt: &Attempt, body: &str) -> Result<HeaderMap, String> {
         let event = &*attempt.event;
         let id = attempt.idempotency_key();
         let timestamp = Timestamp::now().as_second().to_string();
@@ -107,7 +108,7 @@ impl HttpHandler {
             texts.push(("ce-subject", percent_encoded(key)));
         }
         if let Some(key) = &self.key {
-            texts.push(("webhook-signature", signature(key, &id, &timestamp, &event.payload)?));
+            texts.push(("webhook-signature", signature(key, &id, &timestamp, body)?));
         }
         if let Some(url) = &attempt.callback {
             texts.push(("outbox-callback", url.clone()));

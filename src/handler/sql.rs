@@ -13,7 +13,7 @@ use crate::event::Attempt;
 use crate::outcome::{Failure, Fault, Outcome, bounded};
 use crate::store::{self, Cause, within};
 
-/// Calls `schema.function(outbox.event) returns jsonb`.
+/// Calls `schema.function(outbox.event) returns jsonb`; for a step of a flow `schema.function(outbox.event, jsonb)`, with the results so far.
 pub struct SqlHandler {
     /// Quoted, as it stands in the statement.
     function: String,
@@ -78,7 +78,7 @@ impl SqlHandler {
             return retry(fault(&error.source), error.to_string());
         }
         match transaction.commit().await {
-            Ok(()) => Outcome::Committed,
+            Ok(()) => Outcome::Committed { result },
             Err(error) => {
                 let text = format!("commit failed: {}", store::reason(&error));
                 retry(fault(&Cause::Postgres(error)), text)

@@ -21,8 +21,8 @@ const RESULT_STORED_BYTES_MAX: usize = 65_536;
 pub enum Outcome {
     /// It succeeded; the result, if any, is kept in `outbox.done`, and the events are emitted in the same transaction.
     Done { result: Option<Value>, emit: Vec<Emit> },
-    /// It succeeded, and the handler's own transaction has already written the `outbox.done` row.
-    Committed,
+    /// It succeeded, and the handler's own transaction has already written the `outbox.done` row, with this result.
+    Committed { result: Option<Value> },
     /// Somebody else has settled the delivery or taken the attempt away, and what the handler did is rolled back.
     Lost,
     /// It failed and may succeed later: at `after` if the other side asked for that, else by the retry policy.
@@ -231,7 +231,9 @@ pub enum Settlement {
         emit: Vec<Emit>,
     },
     /// The handler's transaction has written everything.
-    Committed,
+    Committed {
+        result: Option<Value>,
+    },
     /// It is not ours to write.
     Lost,
     Retry {
@@ -308,7 +310,7 @@ pub fn settle(outcome: Outcome, tried: Tried, policies: Policies<'_>, random: f6
             Ok(()) => Settlement::Done { result: result.map(bounded), emit },
             Err(error) => failed(error, tried.asked),
         },
-        Outcome::Committed => Settlement::Committed,
+        Outcome::Committed { result } => Settlement::Committed { result },
         Outcome::Lost => Settlement::Lost,
         Outcome::Snooze { after } => match (after, policies.poll) {
             (Some(after), None) => {

@@ -46,6 +46,11 @@ pub struct Registration {
     pub topics: Vec<String>,
     pub kind: &'static str,
     pub settings: serde_json::Value,
+    /// The flow that it is a step of.
+    pub flow: Option<Arc<str>>,
+    /// Of a flow: its definition.
+    pub steps: Option<serde_json::Value>,
+    pub on_dead_step: Option<&'static str>,
     /// What a dead delivery does to those of its key behind it; `None`: there is no order.
     pub ordered: Option<&'static str>,
     pub on_done: Option<String>,
@@ -178,6 +183,9 @@ impl Store {
             let changed: Vec<&str> = changed.iter().map(|row| row.get("name")).collect();
             self.execute(sql!("begin_topics"), &[&changed]).await?;
         }
+        if handlers.iter().any(|handler| handler.steps.is_some()) {
+            self.query(sql!("define_flows"), &[&json]).await?;
+        }
         self.execute(sql!("register_handlers"), &[&json]).await?;
         let absent = self.query(sql!("mark_absent"), &[&names]).await?;
         self.execute(sql!("begin_position"), &[&now.to_string()]).await?;
@@ -241,7 +249,7 @@ impl Store {
         Ok(self.query_opt(sql!("forget"), &[&handler]).await?.map(|row| row.get("given_up")))
     }
 
-    /// Looks up a SQL handler's function by its quoted name.
+    /// Looks up a SQL handler's function by its quoted name with the types of its arguments.
     pub async fn sql_handler_function(&self, name: &str) -> Result<SqlFunction, Error> {
         let row = self.query_one(sql!("sql_handler_function"), &[&name]).await?;
         Ok(SqlFunction { found: row.get("found"), returns: row.get("returns"), allowed: row.get("allowed") })

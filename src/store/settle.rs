@@ -41,6 +41,8 @@ pub struct Opened {
     /// µs since the running attempt began.
     pub began: Vec<Option<i64>>,
     pub errors: Vec<Option<String>>,
+    /// Of steps: the results before them, as JSON.
+    pub results: Vec<Option<String>>,
 }
 
 /// Attempts for the history: a column per parameter of `append_attempt.sql`.
@@ -88,6 +90,8 @@ pub struct Claimed {
     pub polls: u32,
     pub answer_in: Option<Duration>,
     pub expires_in: Option<Duration>,
+    /// Of a step of a flow: the results before it.
+    pub results: Option<serde_json::Value>,
     /// It waited for an answer, and none came in time: there is nothing to run.
     pub unanswered: bool,
     /// No other row has its key.
@@ -113,6 +117,8 @@ pub struct Claim {
     pub snapshot: Option<Snapshot>,
     /// Deliveries that were cancelled; their attempts must end.
     pub cancelled: Vec<(EventId, String)>,
+    /// Instances of flows that were, and have no row.
+    pub cancelled_flows: Vec<(EventId, String)>,
 }
 
 pub type Pairs = HashSet<(EventId, String)>;
@@ -148,8 +154,14 @@ impl Store {
             &rows.errors,
             &rows.polls,
             &rows.answers,
+            &rows.results,
         ];
         self.execute(sql!("park"), params).await
+    }
+
+    /// Gives instances of flows their rows, and moves them on.
+    pub async fn begin_flows(&self, event_ids: &[i64], flows: &[Arc<str>]) -> Result<(), Error> {
+        self.query(sql!("begin_flows"), &[&event_ids, &texts(flows)]).await.map(drop)
     }
 
     /// Ends running attempts without finishing their deliveries; returns those whose row still named the attempt.
@@ -217,6 +229,7 @@ impl Store {
                     claim.snapshot = Some(row.get::<_, &str>("snapshot").parse().map_err(failed("claim_due"))?);
                     claim.standings.push(standing(row));
                 }
+                "cancelled_flow" => claim.cancelled_flows.push((EventId(row.get("event_id")), row.get("handler"))),
                 "cancelled" => claim.cancelled.push((EventId(row.get("event_id")), row.get("handler"))),
                 what => claim.claimed.push(claimed(row, what == "unanswered").map_err(failed("claim_due"))?),
             }
@@ -246,6 +259,7 @@ fn claimed(row: &Row, unanswered: bool) -> Result<Claimed, tokio_postgres::Error
         polls: row.try_get::<_, i32>("polls")?.cast_unsigned(),
         answer_in: row.try_get::<_, Option<f64>>("answer_in")?.map(seconds),
         expires_in: row.try_get::<_, Option<f64>>("expires_in")?.map(seconds),
+        results: row.try_get("results")?,
         unanswered,
         alone: row.try_get("alone")?,
     })

@@ -8,14 +8,23 @@ use tokio_postgres::Transaction;
 use super::{Error, RawJson, execute_on, failed, sql};
 use crate::event::Attempt;
 
-/// Calls a SQL handler's function with the event. `function` is the quoted name. Returns the JSON it returned, unread.
+/// Calls a SQL handler's function with the event, that of a step with the results of those before it, too. `function` is the quoted
+/// name. Returns the JSON it returned, unread.
 ///
-/// The one statement that cannot be a file as it stands: a function's name is no parameter.
+/// The one statement that cannot be a file as it stands: a function's name is no parameter, and neither are its arguments.
 pub async fn call(transaction: &Transaction<'_>, function: &str, attempt: &Attempt) -> Result<Option<String>, Error> {
     const TEMPLATE: &str = include_str!("../../sql/call_sql_handler.sql");
+    let (event, handler) = (attempt.event.id.0, &*attempt.handler);
+    let results = attempt.results.as_ref().map(ToString::to_string);
     let text = TEMPLATE.replace("handler_function", function);
-    let event = attempt.event.id.0;
-    let row = transaction.query_one(&text, &[&event, &&*attempt.handler]).await.map_err(failed("call_sql_handler"))?;
+    let row = match &results {
+        None => transaction.query_one(&text.replace("/* results */", ""), &[&event, &handler]).await,
+        Some(results) => {
+            let text = text.replace("/* results */", ", $3::text::jsonb");
+            transaction.query_one(&text, &[&event, &handler, results]).await
+        }
+    };
+    let row = row.map_err(failed("call_sql_handler"))?;
     let returned: Option<RawJson> = row.try_get(0).map_err(failed("call_sql_handler"))?;
     Ok(returned.map(|json| json.0))
 }
@@ -35,11 +44,8 @@ pub async fn finish(
 ) -> Result<bool, Error> {
     let (event, number) = (attempt.event.id.0, attempt.number.cast_signed());
     let handler = &*attempt.handler;
-    let left = execute_on(transaction, sql!("leave_open"), &[&event, &handler, &number]).await?;
-    if attempt.has_row && left == 0 {
-        return Ok(false);
-    }
     let ran = i64::try_from(ran.as_micros()).unwrap_or(i64::MAX);
-    let done = execute_on(transaction, sql!("finish_in_handler"), &[&event, &handler, &number, &ran, &result]).await?;
+    let params: super::Params<'_> = &[&event, &handler, &number, &ran, &result, &attempt.has_row];
+    let done = execute_on(transaction, sql!("finish_in_handler"), params).await?;
     Ok(done == 1)
 }

@@ -179,6 +179,7 @@ impl Table {
                 polls: 0,
                 answer_in: None,
                 expires_in: None,
+                results: None,
                 unanswered: false,
                 alone,
             });
@@ -250,7 +251,7 @@ impl World {
 
     fn offer(&mut self, id: i64, steps: &mut Vec<Step>) {
         let due_in = self.delayed.contains(&id).then_some(Duration::from_secs(1));
-        let offer = Offer { priority: 0, due_in, expires_in: None };
+        let offer = Offer { priority: 0, due_in, expires_in: None, begun: false };
         self.lane.offer(&Arc::new(event(id)), &offer, self.now, steps);
     }
 
@@ -259,6 +260,7 @@ impl World {
             match step {
                 Step::Write(write) => self.requests.push_back(Request::Write(Box::new(write))),
                 Step::Start(start) => self.begins(start.ticket, start.event.id.0),
+                Step::Lasts(_) | Step::Withdrawn(_) => panic!("it has no flow"),
             }
         }
     }

@@ -184,7 +184,7 @@ impl Handler {
                 continue;
             }
             assert_eq!(self.offered.insert(id, xid), None, "{:?} is offered twice", (xid, id));
-            let offer = Offer { priority: 0, due_in: None, expires_in: None };
+            let offer = Offer { priority: 0, due_in: None, expires_in: None, begun: false };
             let mut steps = Vec::new();
             self.lane.offer(&event(id), &offer, now, &mut steps);
             assert!(steps.is_empty());

@@ -253,13 +253,13 @@ async fn a_schema_that_is_behind_is_78() {
         &database,
         expect![[r#"
             run: 78
-            outboxd: the schema is at version 1, this outboxd needs 5: run outboxd migrate
+            outboxd: the schema is at version 1, this outboxd needs 6: run outboxd migrate
             check: 78
             ok       the configuration has 1 handler
             ok       PostgreSQL VERSION answers
-            problem  the schema is at version 1, this outboxd needs 5: run outboxd migrate
+            problem  the schema is at version 1, this outboxd needs 6: run outboxd migrate
             status: 78
-            outboxd: the schema is at version 1, this outboxd needs 5: run outboxd migrate
+            outboxd: the schema is at version 1, this outboxd needs 6: run outboxd migrate
         "#]],
     )
     .await;
@@ -272,13 +272,13 @@ async fn a_schema_that_is_newer_is_78() {
         &with_history(newer).await,
         expect![[r#"
             run: 78
-            outboxd: the schema was made by a newer outboxd (it is at version 9999, this one knows 5): update outboxd
+            outboxd: the schema was made by a newer outboxd (it is at version 9999, this one knows 6): update outboxd
             check: 78
             ok       the configuration has 1 handler
             ok       PostgreSQL VERSION answers
-            problem  the schema was made by a newer outboxd (it is at version 9999, this one knows 5): update outboxd
+            problem  the schema was made by a newer outboxd (it is at version 9999, this one knows 6): update outboxd
             status: 78
-            outboxd: the schema was made by a newer outboxd (it is at version 9999, this one knows 5): update outboxd
+            outboxd: the schema was made by a newer outboxd (it is at version 9999, this one knows 6): update outboxd
         "#]],
     )
     .await;
@@ -312,7 +312,7 @@ async fn a_role_without_rights_is_78_and_says_which() {
     "#]].assert_eq(&after("GRANT USAGE ON SCHEMA outbox TO ROLE").await);
     expect![[r#"
         run: 78
-        outboxd: the daemon's role lacks rights: INSERT on outbox.done; INSERT on outbox.open; UPDATE on outbox.open; DELETE on outbox.open; INSERT on outbox.event; INSERT on outbox.attempt; INSERT on outbox.handler; UPDATE on outbox.handler; INSERT on outbox.position; DELETE on outbox.position; UPDATE on outbox.installation; UPDATE on outbox.dedup; DELETE on outbox.dedup; UPDATE on outbox.consumed; DELETE on outbox.consumed; DELETE on outbox.cancelling; INSERT on outbox.schedule; UPDATE on outbox.schedule; DELETE on outbox.schedule; set the sequence outbox.bell; make partitions of outbox.event, which only its owner may. Run the daemon as the role that ran `outboxd migrate`, or make it a member of that role
+        outboxd: the daemon's role lacks rights: INSERT on outbox.done; INSERT on outbox.open; UPDATE on outbox.open; DELETE on outbox.open; INSERT on outbox.event; INSERT on outbox.attempt; INSERT on outbox.handler; UPDATE on outbox.handler; INSERT on outbox.position; DELETE on outbox.position; UPDATE on outbox.installation; UPDATE on outbox.dedup; DELETE on outbox.dedup; UPDATE on outbox.consumed; DELETE on outbox.consumed; DELETE on outbox.cancelling; INSERT on outbox.flow_version; DELETE on outbox.flow_version; DELETE on outbox.done; INSERT on outbox.schedule; UPDATE on outbox.schedule; DELETE on outbox.schedule; set the sequence outbox.bell; make partitions of outbox.event, which only its owner may. Run the daemon as the role that ran `outboxd migrate`, or make it a member of that role
         check: 78
         ok       the configuration has 1 handler
         ok       PostgreSQL VERSION answers
@@ -334,6 +334,9 @@ async fn a_role_without_rights_is_78_and_says_which() {
         problem  this role may not UPDATE on outbox.consumed: run the daemon as the role that migrated, or grant it
         problem  this role may not DELETE on outbox.consumed: run the daemon as the role that migrated, or grant it
         problem  this role may not DELETE on outbox.cancelling: run the daemon as the role that migrated, or grant it
+        problem  this role may not INSERT on outbox.flow_version: run the daemon as the role that migrated, or grant it
+        problem  this role may not DELETE on outbox.flow_version: run the daemon as the role that migrated, or grant it
+        problem  this role may not DELETE on outbox.done: run the daemon as the role that migrated, or grant it
         problem  this role may not INSERT on outbox.schedule: run the daemon as the role that migrated, or grant it
         problem  this role may not UPDATE on outbox.schedule: run the daemon as the role that migrated, or grant it
         problem  this role may not DELETE on outbox.schedule: run the daemon as the role that migrated, or grant it

@@ -25,12 +25,13 @@ const SPAWN_ALLOWED: [(&str, &str); 3] = [
 ];
 
 /// What decides and does not act: no clock, no chance, no waiting. Their tests may do as they like.
-const PURE: [&str; 17] = [
+const PURE: [&str; 19] = [
     "src/daemon/bell.rs",
     "src/daemon/breaker.rs",
     "src/daemon/lane/away.rs",
     "src/daemon/lane/delivery.rs",
     "src/daemon/lane/due.rs",
+    "src/daemon/lane/flow.rs",
     "src/daemon/lane/keys.rs",
     "src/daemon/lane/mod.rs",
     "src/daemon/lane/order.rs",
@@ -39,6 +40,7 @@ const PURE: [&str; 17] = [
     "src/daemon/windows.rs",
     "src/callback.rs",
     "src/emit.rs",
+    "src/flow.rs",
     "src/outcome/mod.rs",
     "src/snapshot.rs",
     "src/timetable.rs",

@@ -56,6 +56,169 @@ EXCEPTION WHEN lock_not_available OR check_violation THEN
 END
 $$;
 
+-- Name: advance_flow(bigint, text); Type: FUNCTION; Schema: outbox; Owner: -
+
+CREATE FUNCTION outbox.advance_flow(event_id bigint, flow text) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+#variable_conflict use_column
+DECLARE
+    instance  outbox.open;
+    cancelled jsonb;
+    failed    record;
+BEGIN
+    -- The lock of the instance: two steps that end at the same time take turns here, and the second one sees what the first has done.
+    SELECT o.* INTO instance FROM outbox.open o
+    WHERE o.event_id = advance_flow.event_id AND o.handler = advance_flow.flow AND o.flow_version IS NOT NULL
+    FOR UPDATE;
+    IF NOT FOUND THEN
+        RETURN;
+    END IF;
+    PERFORM outbox.needs_read_committed('the flow ' || instance.handler);
+    -- What has ended is kept with the instance: its rows in outbox.done may go before the flow has ended.
+    instance.ended := instance.ended || coalesce((
+        SELECT jsonb_object_agg(substr(d.handler, length(instance.handler) + 2), jsonb_build_object(
+                   'outcome', d.outcome, 'attempt', d.attempt, 'started_at', d.started_at, 'result', d.result))
+        FROM outbox.done d WHERE d.event_id = instance.event_id AND d.handler ^@ (instance.handler || '/')
+    ), '{}');
+    -- It was cancelled before it had a row.
+    DELETE FROM outbox.done AS d
+    WHERE d.event_id = instance.event_id AND d.handler = instance.handler AND d.outcome = 'cancelled'
+    RETURNING d.result INTO cancelled;
+    IF FOUND AND instance.compensating IS NULL THEN
+        instance.compensating := 'cancelled';
+        instance.state := 'waiting';
+        instance.last_error := cancelled->>'reason';
+    END IF;
+    IF instance.compensating IS NULL THEN
+        SELECT s.outcome IS NOT NULL AS given_up, format('%s: %s', s.name, coalesce(s.error, s.outcome)) AS error INTO failed
+        FROM outbox.flow_steps(instance) s WHERE s.state = 'dead' OR s.outcome <> 'done' ORDER BY s.outcome IS NULL, s.place LIMIT 1;
+        IF FOUND THEN
+            instance.last_error := left('step ' || failed.error, 4096);
+            -- Where there is nothing to undo, the dead step can be retried.
+            IF failed.given_up OR (
+                EXISTS (SELECT FROM outbox.flow_steps(instance) s WHERE s.undo)
+                AND EXISTS (SELECT FROM outbox.flow_version v WHERE v.flow = instance.handler AND v.version = instance.flow_version
+                            AND v.on_dead_step = 'compensate')
+            ) THEN
+                instance.compensating := 'dead';
+                instance.state := 'waiting';
+            ELSE
+                instance.state := 'dead';
+            END IF;
+        ELSE
+            instance.state := 'waiting';
+        END IF;
+    END IF;
+    UPDATE outbox.open o SET state = instance.state, ended = instance.ended, compensating = instance.compensating,
+        last_error = instance.last_error, updated_at = clock_timestamp()
+    WHERE o.event_id = instance.event_id AND o.handler = instance.handler;
+    IF instance.compensating IS NOT NULL THEN
+        PERFORM outbox.undo_steps(instance);
+    ELSIF instance.state = 'waiting' THEN
+        PERFORM outbox.begin_step(instance, s.name) FROM outbox.flow_steps(instance) s
+        WHERE s.outcome IS NULL AND s.state IS NULL
+          AND NOT EXISTS (SELECT FROM jsonb_array_elements_text(s.after) AS a (name)
+                          WHERE instance.ended->a.name->>'outcome' IS DISTINCT FROM 'done');
+        IF NOT EXISTS (SELECT FROM outbox.flow_steps(instance) s WHERE s.outcome IS NULL) THEN
+            PERFORM outbox.end_flow(instance, 'done');
+        END IF;
+    END IF;
+END
+$$;
+
+-- Name: begin_flow(bigint, text); Type: FUNCTION; Schema: outbox; Owner: -
+
+CREATE FUNCTION outbox.begin_flow(event_id bigint, flow text) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+#variable_conflict use_column
+DECLARE
+    version integer := (SELECT max(v.version) FROM outbox.flow_version v WHERE v.flow = begin_flow.flow);
+BEGIN
+    UPDATE outbox.open AS o SET state = 'waiting', started_at = NULL, flow_version = version, ended = '{}', updated_at = clock_timestamp()
+    WHERE o.event_id = begin_flow.event_id AND o.handler = begin_flow.flow AND o.state = 'running';
+    IF NOT FOUND THEN
+        INSERT INTO outbox.open (event_id, handler, state, attempt, flow_version, ended, topic, key, payload, headers, priority, created_at)
+        SELECT e.id, begin_flow.flow, 'waiting', 1, version, '{}', e.topic, e.key, e.payload, e.headers, e.priority, e.created_at
+        FROM outbox.event e
+        LEFT JOIN outbox.done d ON d.event_id = e.id AND d.handler = begin_flow.flow
+        WHERE e.id = begin_flow.event_id
+          AND (d.outcome IS NULL
+               -- Cancelled, and there is something to undo. What has been undone already stays so.
+               OR d.outcome = 'cancelled' AND (
+                   EXISTS (SELECT FROM outbox.open o WHERE o.event_id = e.id AND o.flow = begin_flow.flow)
+                   OR EXISTS (SELECT FROM outbox.done s WHERE s.event_id = e.id AND s.handler ^@ (begin_flow.flow || '/'))))
+        ON CONFLICT DO NOTHING;
+    END IF;
+    DELETE FROM outbox.cancelling AS c WHERE c.event_id = begin_flow.event_id AND c.handler = begin_flow.flow AND c.flow;
+    PERFORM outbox.advance_flow(begin_flow.event_id, begin_flow.flow);
+END
+$$;
+
+-- Name: open; Type: TABLE; Schema: outbox; Owner: -
+
+CREATE TABLE outbox.open (
+    event_id bigint NOT NULL,
+    handler text NOT NULL,
+    state text NOT NULL,
+    due_at timestamp with time zone,
+    attempt integer DEFAULT 0 NOT NULL,
+    failures integer DEFAULT 0 NOT NULL,
+    started_at timestamp with time zone,
+    topic text NOT NULL,
+    key text,
+    payload jsonb NOT NULL,
+    headers jsonb NOT NULL,
+    priority smallint NOT NULL,
+    expires_at timestamp with time zone,
+    created_at timestamp with time zone NOT NULL,
+    polls integer DEFAULT 0 NOT NULL,
+    answer_by timestamp with time zone,
+    flow text,
+    flow_version integer,
+    ended jsonb,
+    compensating text,
+    results jsonb,
+    progress jsonb,
+    heartbeat_at timestamp with time zone,
+    last_error text,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    n bigint NOT NULL,
+    CONSTRAINT an_instance_of_a_flow_waits_or_is_dead CHECK (((flow_version IS NULL) OR (state = ANY (ARRAY['waiting'::text, 'dead'::text])))),
+    CONSTRAINT compensating_says_why CHECK (((compensating IS NULL) OR ((compensating = ANY (ARRAY['dead'::text, 'cancelled'::text])) AND (flow_version IS NOT NULL)))),
+    CONSTRAINT due_at_says_when_it_goes_on CHECK (
+CASE
+    WHEN (flow_version IS NOT NULL) THEN (due_at IS NULL)
+    WHEN (state = ANY (ARRAY['scheduled'::text, 'retrying'::text, 'waiting'::text])) THEN (due_at IS NOT NULL)
+    WHEN (state = ANY (ARRAY['running'::text, 'dead'::text])) THEN (due_at IS NULL)
+    ELSE true
+END),
+    CONSTRAINT failures_are_among_the_attempts CHECK (((failures >= 0) AND (failures <= attempt))),
+    CONSTRAINT last_error_is_at_most_16_kibibytes CHECK ((octet_length(last_error) <= 16384)),
+    CONSTRAINT only_what_has_a_key_is_blocked CHECK (((state <> 'blocked'::text) OR (key IS NOT NULL))),
+    CONSTRAINT progress_is_at_most_64_kibibytes CHECK ((pg_column_size(progress) <= 65536)),
+    CONSTRAINT retrying_and_dead_have_an_error CHECK (((state <> ALL (ARRAY['retrying'::text, 'dead'::text])) OR (last_error IS NOT NULL))),
+    CONSTRAINT running_has_started_an_attempt CHECK ((((state = 'running'::text) = (started_at IS NOT NULL)) AND ((state <> 'running'::text) OR (attempt >= 1)))),
+    CONSTRAINT state_is_one_of_the_six CHECK ((state = ANY (ARRAY['scheduled'::text, 'retrying'::text, 'running'::text, 'waiting'::text, 'blocked'::text, 'dead'::text])))
+)
+WITH (fillfactor='70', autovacuum_vacuum_scale_factor='0.01', autovacuum_vacuum_threshold='500');
+
+-- Name: begin_step(outbox.open, text); Type: FUNCTION; Schema: outbox; Owner: -
+
+CREATE FUNCTION outbox.begin_step(instance outbox.open, step text) RETURNS void
+    LANGUAGE sql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    INSERT INTO outbox.open (event_id, handler, state, due_at, flow, results, topic, key, payload, headers, priority, created_at)
+    VALUES (instance.event_id, instance.handler || '/' || begin_step.step, 'scheduled', clock_timestamp(), instance.handler,
+            outbox.flow_results(instance.ended), instance.topic, instance.key, instance.payload, instance.headers, instance.priority,
+            instance.created_at)
+    ON CONFLICT DO NOTHING
+$$;
+
 -- Name: cancel(bigint, text, text); Type: FUNCTION; Schema: outbox; Owner: -
 
 CREATE FUNCTION outbox.cancel(event_id bigint, handler text, reason text DEFAULT NULL::text) RETURNS boolean
@@ -64,29 +227,32 @@ CREATE FUNCTION outbox.cancel(event_id bigint, handler text, reason text DEFAULT
     AS $$
 #variable_conflict use_column
 DECLARE
-    attempts integer := 0;
-    began    timestamptz;
-    error    text;
+    is_flow boolean := EXISTS (SELECT FROM outbox.handler h WHERE h.name = cancel.handler AND h.kind = 'flow');
 BEGIN
-    DELETE FROM outbox.open AS o
-    WHERE o.event_id = cancel.event_id AND o.handler = cancel.handler AND o.state <> 'dead'
-    RETURNING o.attempt, o.started_at, o.last_error INTO attempts, began, error;
-    IF NOT FOUND AND (
-        EXISTS (SELECT FROM outbox.open o WHERE o.event_id = cancel.event_id AND o.handler = cancel.handler)
-        OR NOT EXISTS (
-            SELECT FROM outbox.event e JOIN outbox.handler h ON h.name = cancel.handler
-            WHERE e.id = cancel.event_id AND e.id >= h.first_id AND (e.topic || '.') ~ h.topic_regex)
-    ) THEN
-        RETURN false;
+    IF is_flow AND outbox.undo_flow(cancel.event_id, cancel.handler, cancel.reason) THEN
+        PERFORM pg_notify('outbox', '');
+        RETURN true;
     END IF;
+    -- One statement: the row of a step must not be gone before it has ended.
+    WITH gone AS (
+        DELETE FROM outbox.open AS o
+        WHERE o.event_id = cancel.event_id AND o.handler = cancel.handler AND o.state <> 'dead' AND o.flow_version IS NULL
+        RETURNING o.attempt, o.started_at, o.last_error
+    ), pending AS (
+        SELECT 0, NULL::timestamptz, NULL::text
+        FROM outbox.event e JOIN outbox.handler h ON h.name = cancel.handler
+        WHERE e.id = cancel.event_id AND e.id >= h.first_id AND (e.topic || '.') ~ h.topic_regex
+          AND NOT EXISTS (SELECT FROM outbox.open o WHERE o.event_id = cancel.event_id AND o.handler = cancel.handler)
+    )
     INSERT INTO outbox.done (event_id, handler, outcome, attempt, started_at, finished_at, result)
-    VALUES (cancel.event_id, cancel.handler, 'cancelled', coalesce(attempts, 0), began, clock_timestamp(),
-            jsonb_strip_nulls(jsonb_build_object('reason', left(cancel.reason, 4096), 'by', session_user, 'error', left(error, 4096))))
+    SELECT cancel.event_id, cancel.handler, 'cancelled', x.attempt, x.started_at, clock_timestamp(),
+           jsonb_strip_nulls(jsonb_build_object('reason', left(cancel.reason, 4096), 'by', session_user, 'error', left(x.last_error, 4096)))
+    FROM (SELECT * FROM gone UNION ALL SELECT * FROM pending) AS x (attempt, started_at, last_error)
     ON CONFLICT DO NOTHING;
     IF NOT FOUND THEN
         RETURN false;
     END IF;
-    INSERT INTO outbox.cancelling (event_id, handler) VALUES (cancel.event_id, cancel.handler);
+    INSERT INTO outbox.cancelling (event_id, handler, flow) VALUES (cancel.event_id, cancel.handler, is_flow);
     PERFORM pg_notify('outbox', '');
     RETURN true;
 END
@@ -132,68 +298,26 @@ CREATE FUNCTION outbox.complete(event_id bigint, handler text, result jsonb DEFA
 DECLARE
     ended outbox.open;
 BEGIN
-    DELETE FROM outbox.open AS o
-    WHERE o.event_id = complete.event_id AND o.handler = complete.handler AND o.attempt >= 1 AND o.state <> 'dead'
-    RETURNING o.* INTO ended;
+    -- One statement: the row of a step must not be gone before it is done.
+    WITH gone AS (
+        DELETE FROM outbox.open AS o
+        WHERE o.event_id = complete.event_id AND o.handler = complete.handler AND o.attempt >= 1 AND o.state <> 'dead'
+          AND o.flow_version IS NULL
+        RETURNING o.*
+    ), done AS (
+        INSERT INTO outbox.done (event_id, handler, outcome, attempt, started_at, finished_at, result)
+        SELECT g.event_id, g.handler, 'done', g.attempt, coalesce(g.started_at, g.updated_at), clock_timestamp(), complete.result
+        FROM gone g
+    )
+    SELECT g.* INTO ended FROM gone g;
     IF NOT FOUND THEN
         RETURN false;
     END IF;
-    INSERT INTO outbox.done (event_id, handler, outcome, attempt, started_at, finished_at, result)
-    VALUES (ended.event_id, ended.handler, 'done', ended.attempt, coalesce(ended.started_at, ended.updated_at), clock_timestamp(),
-            complete.result);
-    -- As the daemon does for a handler's own success (emit::of_done).
-    INSERT INTO outbox.event (topic, key, payload, headers)
-    SELECT h.on_done, ended.key,
-           jsonb_build_object('event_id', ended.event_id, 'handler', ended.handler, 'topic', ended.topic, 'key', ended.key,
-                              'attempts', ended.attempt, 'result', complete.result,
-                              'payload', CASE WHEN pg_column_size(ended.payload) <= 983040 THEN ended.payload END),
-           outbox.caused_by(ended.event_id, ended.headers) || jsonb_build_object('outbox-done-of', ended.event_id::text)
-    FROM outbox.handler h
-    WHERE h.name = ended.handler AND h.on_done IS NOT NULL AND NOT ended.headers ? 'outbox-done-of';
+    PERFORM outbox.tell_done(ended, complete.result);
     PERFORM pg_notify('outbox', '');
     RETURN true;
 END
 $$;
-
--- Name: open; Type: TABLE; Schema: outbox; Owner: -
-
-CREATE TABLE outbox.open (
-    event_id bigint NOT NULL,
-    handler text NOT NULL,
-    state text NOT NULL,
-    due_at timestamp with time zone,
-    attempt integer DEFAULT 0 NOT NULL,
-    failures integer DEFAULT 0 NOT NULL,
-    started_at timestamp with time zone,
-    topic text NOT NULL,
-    key text,
-    payload jsonb NOT NULL,
-    headers jsonb NOT NULL,
-    priority smallint NOT NULL,
-    expires_at timestamp with time zone,
-    created_at timestamp with time zone NOT NULL,
-    polls integer DEFAULT 0 NOT NULL,
-    answer_by timestamp with time zone,
-    progress jsonb,
-    heartbeat_at timestamp with time zone,
-    last_error text,
-    updated_at timestamp with time zone DEFAULT now() NOT NULL,
-    n bigint NOT NULL,
-    CONSTRAINT due_at_says_when_it_goes_on CHECK (
-CASE
-    WHEN (state = ANY (ARRAY['scheduled'::text, 'retrying'::text, 'waiting'::text])) THEN (due_at IS NOT NULL)
-    WHEN (state = ANY (ARRAY['running'::text, 'dead'::text])) THEN (due_at IS NULL)
-    ELSE true
-END),
-    CONSTRAINT failures_are_among_the_attempts CHECK (((failures >= 0) AND (failures <= attempt))),
-    CONSTRAINT last_error_is_at_most_16_kibibytes CHECK ((octet_length(last_error) <= 16384)),
-    CONSTRAINT only_what_has_a_key_is_blocked CHECK (((state <> 'blocked'::text) OR (key IS NOT NULL))),
-    CONSTRAINT progress_is_at_most_64_kibibytes CHECK ((pg_column_size(progress) <= 65536)),
-    CONSTRAINT retrying_and_dead_have_an_error CHECK (((state <> ALL (ARRAY['retrying'::text, 'dead'::text])) OR (last_error IS NOT NULL))),
-    CONSTRAINT running_has_started_an_attempt CHECK ((((state = 'running'::text) = (started_at IS NOT NULL)) AND ((state <> 'running'::text) OR (attempt >= 1)))),
-    CONSTRAINT state_is_one_of_the_six CHECK ((state = ANY (ARRAY['scheduled'::text, 'retrying'::text, 'running'::text, 'waiting'::text, 'blocked'::text, 'dead'::text])))
-)
-WITH (fillfactor='70', autovacuum_vacuum_scale_factor='0.01', autovacuum_vacuum_threshold='500');
 
 -- Name: dead_letters(text, text, timestamp with time zone, timestamp with time zone, text); Type: FUNCTION; Schema: outbox; Owner: -
 
@@ -210,7 +334,8 @@ BEGIN
     END IF;
     RETURN QUERY
     SELECT o.* FROM outbox.open o
-    WHERE o.state = 'dead'
+    -- A flow is dead by its steps.
+    WHERE o.state = 'dead' AND o.flow_version IS NULL
       AND (dead_letters.handler IS NULL OR o.handler = dead_letters.handler)
       AND (dead_letters.topic IS NULL OR (o.topic || '.') ~ outbox.topic_regex(ARRAY[dead_letters.topic]))
       AND (dead_letters.since IS NULL OR o.updated_at >= dead_letters.since)
@@ -230,6 +355,39 @@ CREATE FUNCTION outbox.dedup_holder(topic text, dedup_key text) RETURNS bigint
     WHERE d.topic = dedup_holder.topic AND d.dedup_key = dedup_holder.dedup_key AND d.expires_at > clock_timestamp()
 $$;
 
+-- Name: define_flow(text, jsonb, text); Type: FUNCTION; Schema: outbox; Owner: -
+
+CREATE FUNCTION outbox.define_flow(flow text, steps jsonb, on_dead_step text) RETURNS integer
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+#variable_conflict use_column
+DECLARE
+    newest   outbox.flow_version;
+    instance bigint;
+BEGIN
+    SELECT v.* INTO newest FROM outbox.flow_version v WHERE v.flow = define_flow.flow ORDER BY v.version DESC LIMIT 1;
+    IF (newest.steps, newest.on_dead_step) IS NOT DISTINCT FROM (define_flow.steps, define_flow.on_dead_step) THEN
+        RETURN newest.version;
+    END IF;
+    IF newest.version IS NOT NULL THEN
+        FOR instance IN
+            SELECT e.id FROM outbox.newest_position p
+            JOIN outbox.event e ON e.xid >= pg_snapshot_xmin(p.position) AND NOT pg_visible_in_snapshot(e.xid, p.position)
+            WHERE p.handler = define_flow.flow AND e.id <= (SELECT max(d.event_id) FROM outbox.done d)
+              AND EXISTS (SELECT FROM outbox.done d WHERE d.event_id = e.id AND d.handler ^@ (define_flow.flow || '/'))
+              AND NOT EXISTS (SELECT FROM outbox.done d WHERE d.event_id = e.id AND d.handler = define_flow.flow)
+              AND NOT EXISTS (SELECT FROM outbox.open o WHERE o.event_id = e.id AND o.handler = define_flow.flow)
+        LOOP
+            PERFORM outbox.begin_flow(instance, define_flow.flow);
+        END LOOP;
+    END IF;
+    INSERT INTO outbox.flow_version (flow, version, steps, on_dead_step)
+    VALUES (define_flow.flow, coalesce(newest.version, 0) + 1, define_flow.steps, define_flow.on_dead_step);
+    RETURN coalesce(newest.version, 0) + 1;
+END
+$$;
+
 -- Name: discard(bigint, text, text); Type: FUNCTION; Schema: outbox; Owner: -
 
 CREATE FUNCTION outbox.discard(event_id bigint, handler text, reason text) RETURNS boolean
@@ -237,18 +395,23 @@ CREATE FUNCTION outbox.discard(event_id bigint, handler text, reason text) RETUR
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
 #variable_conflict use_column
-DECLARE
-    gone outbox.open;
 BEGIN
-    DELETE FROM outbox.open AS o
-    WHERE o.event_id = discard.event_id AND o.handler = discard.handler AND o.state = 'dead'
-    RETURNING o.* INTO gone;
+    IF EXISTS (SELECT FROM outbox.open o WHERE o.event_id = discard.event_id AND o.handler = discard.handler AND o.flow_version IS NOT NULL) THEN
+        RETURN (SELECT coalesce(bool_or(outbox.discard(o.event_id, o.handler, discard.reason)), false) FROM outbox.open o
+                WHERE o.event_id = discard.event_id AND o.flow = discard.handler AND o.state = 'dead');
+    END IF;
+    WITH gone AS (
+        DELETE FROM outbox.open AS o
+        WHERE o.event_id = discard.event_id AND o.handler = discard.handler AND o.state = 'dead'
+        RETURNING o.event_id, o.handler, o.attempt, o.last_error
+    )
+    INSERT INTO outbox.done (event_id, handler, outcome, attempt, finished_at, result)
+    SELECT g.event_id, g.handler, 'discarded', g.attempt, clock_timestamp(),
+           jsonb_build_object('reason', left(discard.reason, 4096), 'by', session_user, 'error', left(g.last_error, 4096))
+    FROM gone g;
     IF NOT FOUND THEN
         RETURN false;
     END IF;
-    INSERT INTO outbox.done (event_id, handler, outcome, attempt, finished_at, result)
-    VALUES (gone.event_id, gone.handler, 'discarded', gone.attempt, clock_timestamp(),
-            jsonb_build_object('reason', left(discard.reason, 4096), 'by', session_user, 'error', left(gone.last_error, 4096)));
     PERFORM pg_notify('outbox', '');
     RETURN true;
 END
@@ -356,6 +519,55 @@ EXCEPTION
 END
 $_$;
 
+-- Name: end_flow(outbox.open, text); Type: FUNCTION; Schema: outbox; Owner: -
+
+CREATE FUNCTION outbox.end_flow(instance outbox.open, outcome text) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+#variable_conflict use_column
+DECLARE
+    result jsonb;
+BEGIN
+    IF outcome = 'done' THEN
+        SELECT jsonb_object_agg(r.key, r.value) INTO result
+        FROM jsonb_each(outbox.flow_results(instance.ended)) AS r (key, value) WHERE r.value <> 'null';
+        IF pg_column_size(result) > 65536 THEN
+            result := jsonb_build_object('outboxd', 'the results of the steps are too large together; each is with its step');
+        END IF;
+    ELSE
+        -- Whoever wants to hear of dead deliveries is told that it has failed.
+        IF outcome = 'compensated' THEN
+            UPDATE outbox.open o SET state = 'dead' WHERE o.event_id = instance.event_id AND o.handler = instance.handler;
+        END IF;
+        result := jsonb_build_object('reason', instance.last_error, 'compensated', (
+            SELECT coalesce(jsonb_agg(s.name ORDER BY s.place DESC) FILTER (WHERE s.undo_outcome = 'done'), '[]') FROM outbox.flow_steps(instance) s));
+    END IF;
+    INSERT INTO outbox.done (event_id, handler, outcome, attempt, started_at, finished_at, result)
+    SELECT instance.event_id, instance.handler, end_flow.outcome, instance.attempt,
+           coalesce((SELECT min((e.value->>'started_at')::timestamptz) FROM jsonb_each(instance.ended) AS e (key, value)), instance.updated_at),
+           clock_timestamp(), result
+    ON CONFLICT DO NOTHING;
+    IF NOT FOUND THEN
+        -- Somebody has cancelled it who did not see its row, and has just committed.
+        PERFORM outbox.advance_flow(instance.event_id, instance.handler);
+        RETURN;
+    END IF;
+    DELETE FROM outbox.open o WHERE o.event_id = instance.event_id AND o.handler = instance.handler;
+    WITH gone AS (
+        DELETE FROM outbox.open o WHERE o.event_id = instance.event_id AND o.flow = instance.handler AND o.state = 'dead'
+        RETURNING o.handler, o.attempt, o.last_error
+    )
+    INSERT INTO outbox.done (event_id, handler, outcome, attempt, finished_at, result)
+    SELECT instance.event_id, g.handler, 'discarded', g.attempt, clock_timestamp(),
+           jsonb_build_object('reason', format('the flow was %s', end_flow.outcome), 'error', left(g.last_error, 4096))
+    FROM gone g;
+    IF outcome = 'done' THEN
+        PERFORM outbox.tell_done(instance, result);
+    END IF;
+END
+$$;
+
 -- Name: fail(bigint, text, text, boolean); Type: FUNCTION; Schema: outbox; Owner: -
 
 CREATE FUNCTION outbox.fail(event_id bigint, handler text, error text, dead boolean DEFAULT false) RETURNS boolean
@@ -377,7 +589,7 @@ BEGIN
         last_error = left(coalesce(nullif(fail.error, ''), 'failed by outbox.fail'), 4096),
         updated_at = clock_timestamp()
     WHERE o.event_id = fail.event_id AND o.handler = fail.handler AND o.attempt >= 1
-      AND o.state IN ('waiting', 'running', 'scheduled') AND o.failures < o.attempt;
+      AND o.state IN ('waiting', 'running', 'scheduled') AND o.failures < o.attempt AND o.flow_version IS NULL;
     IF NOT FOUND THEN
         RETURN false;
     END IF;
@@ -386,12 +598,42 @@ BEGIN
 END
 $$;
 
+-- Name: flow_results(jsonb); Type: FUNCTION; Schema: outbox; Owner: -
+
+CREATE FUNCTION outbox.flow_results(ended jsonb) RETURNS jsonb
+    LANGUAGE sql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT coalesce(jsonb_object_agg(e.key, e.value->'result'), '{}') FROM jsonb_each(ended) AS e (key, value)
+    WHERE e.value->>'outcome' = 'done' AND e.key NOT LIKE '%/%'
+$$;
+
+-- Name: flow_steps(outbox.open); Type: FUNCTION; Schema: outbox; Owner: -
+
+CREATE FUNCTION outbox.flow_steps(instance outbox.open) RETURNS TABLE(place bigint, name text, after jsonb, outcome text, state text, error text, undo boolean, undo_outcome text, undo_state text, undo_error text)
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT s.place, s.step->>'name', s.step->'after', instance.ended->(s.step->>'name')->>'outcome', o.state, o.last_error,
+           CASE s.step->>'compensate'
+               WHEN 'done' THEN coalesce(instance.ended->(s.step->>'name')->>'outcome' = 'done', false)
+               WHEN 'begun' THEN coalesce(o.attempt, (instance.ended->(s.step->>'name')->>'attempt')::integer, 0) >= 1
+               ELSE false
+           END,
+           instance.ended->(s.step->>'name' || '/compensate')->>'outcome', c.state, c.last_error
+    FROM outbox.flow_version v
+    CROSS JOIN jsonb_array_elements(v.steps) WITH ORDINALITY AS s (step, place)
+    LEFT JOIN outbox.open o ON o.event_id = instance.event_id AND o.handler = instance.handler || '/' || (s.step->>'name')
+    LEFT JOIN outbox.open c ON c.event_id = instance.event_id AND c.handler = instance.handler || '/' || (s.step->>'name') || '/compensate'
+    WHERE v.flow = instance.handler AND v.version = instance.flow_version
+$$;
+
 -- Name: has_ended(text); Type: FUNCTION; Schema: outbox; Owner: -
 
 CREATE FUNCTION outbox.has_ended(state text) RETURNS boolean
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     AS $$
-    SELECT state IN ('done', 'cancelled', 'expired', 'discarded', 'dead')
+    SELECT state IN ('done', 'cancelled', 'expired', 'discarded', 'compensated', 'dead')
 $$;
 
 -- Name: has_turn(text, integer, timestamp with time zone, text); Type: FUNCTION; Schema: outbox; Owner: -
@@ -446,6 +688,22 @@ BEGIN
 END
 $_$;
 
+-- Name: keep_dead_step(); Type: FUNCTION; Schema: outbox; Owner: -
+
+CREATE FUNCTION outbox.keep_dead_step() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    IF OLD.handler NOT LIKE '%/%/compensate' AND EXISTS (
+        SELECT FROM outbox.open o WHERE o.event_id = OLD.event_id AND o.handler = OLD.flow AND o.compensating IS NOT NULL
+    ) THEN
+        RETURN NULL;
+    END IF;
+    RETURN NEW;
+END
+$$;
+
 -- Name: key_order(text); Type: FUNCTION; Schema: outbox; Owner: -
 
 CREATE FUNCTION outbox.key_order(handler text) RETURNS text
@@ -462,6 +720,21 @@ BEGIN
             HINT = 'Use READ COMMITTED.';
     END IF;
     RETURN policy;
+END
+$$;
+
+-- Name: needs_read_committed(text); Type: FUNCTION; Schema: outbox; Owner: -
+
+CREATE FUNCTION outbox.needs_read_committed(what text) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    IF current_setting('transaction_isolation') IN ('repeatable read', 'serializable') THEN
+        RAISE feature_not_supported USING
+            MESSAGE = format('%s cannot be changed in a transaction that is %s', what, current_setting('transaction_isolation')),
+            HINT = 'Use READ COMMITTED.';
+    END IF;
 END
 $$;
 
@@ -735,6 +1008,10 @@ CREATE FUNCTION outbox.retry(event_id bigint, handler text) RETURNS boolean
     AS $$
 #variable_conflict use_column
 BEGIN
+    IF EXISTS (SELECT FROM outbox.open o WHERE o.event_id = retry.event_id AND o.handler = retry.handler AND o.flow_version IS NOT NULL) THEN
+        RETURN (SELECT coalesce(bool_or(outbox.retry(o.event_id, o.handler)), false) FROM outbox.open o
+                WHERE o.event_id = retry.event_id AND o.flow = retry.handler AND o.state = 'dead');
+    END IF;
     UPDATE outbox.open AS o SET
         state      = CASE WHEN o.state IN ('dead', 'retrying') THEN 'retrying' ELSE 'scheduled' END,
         failures   = CASE o.state WHEN 'dead' THEN 0 ELSE o.failures END,
@@ -794,12 +1071,25 @@ BEGIN
         -- One that waits for its answer may wait as long.
         answer_by  = CASE o.state WHEN 'waiting' THEN greatest(o.answer_by, clock_timestamp() + snooze.after) ELSE o.answer_by END,
         updated_at = clock_timestamp()
-    WHERE o.event_id = snooze.event_id AND o.handler = snooze.handler AND o.state IN ('retrying', 'scheduled', 'waiting');
+    WHERE o.event_id = snooze.event_id AND o.handler = snooze.handler AND o.state IN ('retrying', 'scheduled', 'waiting')
+      AND o.flow_version IS NULL;
     IF NOT FOUND THEN
         RETURN false;
     END IF;
     PERFORM pg_notify('outbox', '');
     RETURN true;
+END
+$$;
+
+-- Name: step_changed(); Type: FUNCTION; Schema: outbox; Owner: -
+
+CREATE FUNCTION outbox.step_changed() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    PERFORM outbox.advance_flow(OLD.event_id, OLD.flow);
+    RETURN NULL;
 END
 $$;
 
@@ -874,13 +1164,29 @@ BEGIN
 END
 $$;
 
+-- Name: tell_done(outbox.open, jsonb); Type: FUNCTION; Schema: outbox; Owner: -
+
+CREATE FUNCTION outbox.tell_done(ended outbox.open, result jsonb) RETURNS void
+    LANGUAGE sql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    INSERT INTO outbox.event (topic, key, payload, headers)
+    SELECT h.on_done, ended.key,
+           jsonb_build_object('event_id', ended.event_id, 'handler', ended.handler, 'topic', ended.topic, 'key', ended.key,
+                              'attempts', ended.attempt, 'result', tell_done.result,
+                              'payload', CASE WHEN pg_column_size(ended.payload) <= 983040 THEN ended.payload END),
+           outbox.caused_by(ended.event_id, ended.headers) || jsonb_build_object('outbox-done-of', ended.event_id::text)
+    FROM outbox.handler h
+    WHERE h.name = ended.handler AND h.on_done IS NOT NULL AND NOT ended.headers ? 'outbox-done-of'
+$$;
+
 -- Name: topic_regex(text[]); Type: FUNCTION; Schema: outbox; Owner: -
 
 CREATE FUNCTION outbox.topic_regex(topics text[]) RETURNS text
     LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $_$
-    SELECT '^(' || string_agg(CASE WHEN pattern ~ '^[*#]' THEN '(?!outboxd\.)' ELSE '' END || regex, '|') || ')$'
+    SELECT '^(' || coalesce(string_agg(CASE WHEN pattern ~ '^[*#]' THEN '(?!outboxd\.)' ELSE '' END || regex, '|'), '') || ')$'
     FROM (
         SELECT pattern, (
             SELECT string_agg(CASE word WHEN '#' THEN '([^.]+\.)*' WHEN '*' THEN '[^.]+\.' ELSE word || '\.' END, '' ORDER BY i)
@@ -943,6 +1249,78 @@ BEGIN
     RETURN cardinality(gone) + trimmed + more;
 EXCEPTION WHEN lock_not_available OR deadlock_detected THEN
     RETURN NULL;
+END
+$$;
+
+-- Name: undo_flow(bigint, text, text); Type: FUNCTION; Schema: outbox; Owner: -
+
+CREATE FUNCTION outbox.undo_flow(event_id bigint, flow text, reason text) RETURNS boolean
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+#variable_conflict use_column
+BEGIN
+    -- Its steps first, as everybody does who ends one of them.
+    PERFORM FROM outbox.open o WHERE o.event_id = undo_flow.event_id AND o.flow = undo_flow.flow ORDER BY o.handler FOR UPDATE;
+    UPDATE outbox.open AS o SET compensating = 'cancelled', last_error = left(undo_flow.reason, 4096), updated_at = clock_timestamp()
+    WHERE o.event_id = undo_flow.event_id AND o.handler = undo_flow.flow AND o.flow_version IS NOT NULL
+      AND o.state = 'waiting' AND o.compensating IS NULL;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    PERFORM outbox.advance_flow(undo_flow.event_id, undo_flow.flow);
+    RETURN true;
+END
+$$;
+
+-- Name: undo_steps(outbox.open); Type: FUNCTION; Schema: outbox; Owner: -
+
+CREATE FUNCTION outbox.undo_steps(instance outbox.open) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+#variable_conflict use_column
+DECLARE
+    failed text;
+    next   text;
+BEGIN
+    WITH cut AS (
+        DELETE FROM outbox.open o
+        USING outbox.flow_steps(instance) s
+        WHERE o.event_id = instance.event_id AND o.handler = instance.handler || '/' || s.name AND o.state NOT IN ('running', 'dead')
+        RETURNING o.handler, o.attempt, o.last_error
+    )
+    INSERT INTO outbox.done (event_id, handler, outcome, attempt, finished_at, result)
+    SELECT instance.event_id, c.handler, 'cancelled', c.attempt, clock_timestamp(),
+           jsonb_strip_nulls(jsonb_build_object('reason', 'the flow is being undone', 'error', left(c.last_error, 4096)))
+    FROM cut c;
+    -- Their triggers have gone on from here.
+    IF FOUND OR EXISTS (SELECT FROM outbox.flow_steps(instance) s WHERE s.state = 'running') THEN
+        RETURN;
+    END IF;
+    SELECT format('compensation of %s: %s; it undoes: %s', s.name, s.undo_error, instance.last_error) INTO failed
+    FROM outbox.flow_steps(instance) s WHERE s.undo_state = 'dead';
+    IF FOUND THEN
+        -- Why it is undone stays what it was, when the compensation has been seen to.
+        UPDATE outbox.open o SET state = 'dead', last_error = left(failed, 4096), progress = to_jsonb(instance.last_error), updated_at = clock_timestamp()
+        WHERE o.event_id = instance.event_id AND o.handler = instance.handler AND o.state <> 'dead';
+        RETURN;
+    END IF;
+    IF instance.state = 'dead' THEN
+        instance.last_error := instance.progress #>> '{}';
+        UPDATE outbox.open o SET state = 'waiting', last_error = instance.last_error, progress = NULL, updated_at = clock_timestamp()
+        WHERE o.event_id = instance.event_id AND o.handler = instance.handler;
+    END IF;
+    IF EXISTS (SELECT FROM outbox.flow_steps(instance) s WHERE s.undo_state IS NOT NULL) THEN
+        RETURN;
+    END IF;
+    SELECT s.name || '/compensate' INTO next FROM outbox.flow_steps(instance) s
+    WHERE s.undo AND s.undo_outcome IS NULL ORDER BY s.place DESC LIMIT 1;
+    IF FOUND THEN
+        PERFORM outbox.begin_step(instance, next);
+    ELSE
+        PERFORM outbox.end_flow(instance, CASE instance.compensating WHEN 'cancelled' THEN 'cancelled' ELSE 'compensated' END);
+    END IF;
 END
 $$;
 
@@ -1013,7 +1391,7 @@ CREATE TABLE outbox.done (
     finished_at timestamp with time zone NOT NULL,
     result jsonb,
     CONSTRAINT done_took_an_attempt CHECK (((outcome <> 'done'::text) OR ((attempt >= 1) AND (started_at IS NOT NULL)))),
-    CONSTRAINT outcome_is_done_cancelled_expired_or_discarded CHECK ((outcome = ANY (ARRAY['done'::text, 'cancelled'::text, 'expired'::text, 'discarded'::text]))),
+    CONSTRAINT outcome_is_done_cancelled_expired_discarded_or_compensated CHECK ((outcome = ANY (ARRAY['done'::text, 'cancelled'::text, 'expired'::text, 'discarded'::text, 'compensated'::text]))),
     CONSTRAINT result_is_at_most_64_kibibytes CHECK ((pg_column_size(result) <= 65536))
 )
 PARTITION BY RANGE (event_id);
@@ -1026,6 +1404,7 @@ CREATE TABLE outbox.handler (
     topic_regex text NOT NULL,
     kind text NOT NULL,
     settings jsonb NOT NULL,
+    flow text,
     absent boolean DEFAULT false NOT NULL,
     first_id bigint NOT NULL,
     ordered text,
@@ -1040,8 +1419,8 @@ CREATE TABLE outbox.handler (
     breaker_error text,
     updated_at timestamp with time zone DEFAULT now() NOT NULL,
     CONSTRAINT breaker_is_closed_or_open CHECK ((breaker = ANY (ARRAY['closed'::text, 'open'::text]))),
-    CONSTRAINT handler_has_topics CHECK ((cardinality(topics) >= 1)),
-    CONSTRAINT name_is_1_to_63_letters_digits_underscores_dashes CHECK ((name ~ '^[A-Za-z0-9_-]{1,63}$'::text)),
+    CONSTRAINT name_is_1_to_63_letters_digits_underscores_dashes CHECK ((name ~ '^[A-Za-z0-9_-]{1,63}(/[A-Za-z0-9_-]{1,63}(/compensate)?)?$'::text)),
+    CONSTRAINT only_a_step_has_no_topics CHECK (((cardinality(topics) = 0) = (flow IS NOT NULL))),
     CONSTRAINT ordered_is_block_or_skip CHECK ((ordered = ANY (ARRAY['block'::text, 'skip'::text]))),
     CONSTRAINT pause_reason_is_at_most_4_kibibytes CHECK ((octet_length(pause_reason) <= 4096))
 );
@@ -1132,7 +1511,8 @@ CREATE TABLE outbox.callback_key (
 
 CREATE TABLE outbox.cancelling (
     event_id bigint NOT NULL,
-    handler text NOT NULL
+    handler text NOT NULL,
+    flow boolean DEFAULT false NOT NULL
 );
 
 -- Name: consumed; Type: TABLE; Schema: outbox; Owner: -
@@ -1161,7 +1541,12 @@ CREATE VIEW outbox.delivery AS
     d.handler,
     e.topic,
     e.key,
-    d.outcome AS state,
+        CASE
+            WHEN ((d.outcome = 'cancelled'::text) AND (EXISTS ( SELECT
+               FROM outbox.cancelling c
+              WHERE ((c.event_id = d.event_id) AND (c.handler = d.handler) AND c.flow)))) THEN 'waiting'::text
+            ELSE d.outcome
+        END AS state,
     d.attempt AS attempts,
     NULL::timestamp with time zone AS due_at,
     d.started_at,
@@ -1217,7 +1602,7 @@ CREATE TABLE outbox.done_default (
     finished_at timestamp with time zone NOT NULL,
     result jsonb,
     CONSTRAINT done_took_an_attempt CHECK (((outcome <> 'done'::text) OR ((attempt >= 1) AND (started_at IS NOT NULL)))),
-    CONSTRAINT outcome_is_done_cancelled_expired_or_discarded CHECK ((outcome = ANY (ARRAY['done'::text, 'cancelled'::text, 'expired'::text, 'discarded'::text]))),
+    CONSTRAINT outcome_is_done_cancelled_expired_discarded_or_compensated CHECK ((outcome = ANY (ARRAY['done'::text, 'cancelled'::text, 'expired'::text, 'discarded'::text, 'compensated'::text]))),
     CONSTRAINT result_is_at_most_64_kibibytes CHECK ((pg_column_size(result) <= 65536))
 );
 
@@ -1232,7 +1617,7 @@ CREATE TABLE outbox.done_p0 (
     finished_at timestamp with time zone NOT NULL,
     result jsonb,
     CONSTRAINT done_took_an_attempt CHECK (((outcome <> 'done'::text) OR ((attempt >= 1) AND (started_at IS NOT NULL)))),
-    CONSTRAINT outcome_is_done_cancelled_expired_or_discarded CHECK ((outcome = ANY (ARRAY['done'::text, 'cancelled'::text, 'expired'::text, 'discarded'::text]))),
+    CONSTRAINT outcome_is_done_cancelled_expired_discarded_or_compensated CHECK ((outcome = ANY (ARRAY['done'::text, 'cancelled'::text, 'expired'::text, 'discarded'::text, 'compensated'::text]))),
     CONSTRAINT result_is_at_most_64_kibibytes CHECK ((pg_column_size(result) <= 65536))
 );
 
@@ -1247,7 +1632,7 @@ CREATE TABLE outbox.done_p1000000 (
     finished_at timestamp with time zone NOT NULL,
     result jsonb,
     CONSTRAINT done_took_an_attempt CHECK (((outcome <> 'done'::text) OR ((attempt >= 1) AND (started_at IS NOT NULL)))),
-    CONSTRAINT outcome_is_done_cancelled_expired_or_discarded CHECK ((outcome = ANY (ARRAY['done'::text, 'cancelled'::text, 'expired'::text, 'discarded'::text]))),
+    CONSTRAINT outcome_is_done_cancelled_expired_discarded_or_compensated CHECK ((outcome = ANY (ARRAY['done'::text, 'cancelled'::text, 'expired'::text, 'discarded'::text, 'compensated'::text]))),
     CONSTRAINT result_is_at_most_64_kibibytes CHECK ((pg_column_size(result) <= 65536))
 );
 
@@ -1262,7 +1647,7 @@ CREATE TABLE outbox.done_p2000000 (
     finished_at timestamp with time zone NOT NULL,
     result jsonb,
     CONSTRAINT done_took_an_attempt CHECK (((outcome <> 'done'::text) OR ((attempt >= 1) AND (started_at IS NOT NULL)))),
-    CONSTRAINT outcome_is_done_cancelled_expired_or_discarded CHECK ((outcome = ANY (ARRAY['done'::text, 'cancelled'::text, 'expired'::text, 'discarded'::text]))),
+    CONSTRAINT outcome_is_done_cancelled_expired_discarded_or_compensated CHECK ((outcome = ANY (ARRAY['done'::text, 'cancelled'::text, 'expired'::text, 'discarded'::text, 'compensated'::text]))),
     CONSTRAINT result_is_at_most_64_kibibytes CHECK ((pg_column_size(result) <= 65536))
 );
 
@@ -1277,7 +1662,7 @@ CREATE TABLE outbox.done_p3000000 (
     finished_at timestamp with time zone NOT NULL,
     result jsonb,
     CONSTRAINT done_took_an_attempt CHECK (((outcome <> 'done'::text) OR ((attempt >= 1) AND (started_at IS NOT NULL)))),
-    CONSTRAINT outcome_is_done_cancelled_expired_or_discarded CHECK ((outcome = ANY (ARRAY['done'::text, 'cancelled'::text, 'expired'::text, 'discarded'::text]))),
+    CONSTRAINT outcome_is_done_cancelled_expired_discarded_or_compensated CHECK ((outcome = ANY (ARRAY['done'::text, 'cancelled'::text, 'expired'::text, 'discarded'::text, 'compensated'::text]))),
     CONSTRAINT result_is_at_most_64_kibibytes CHECK ((pg_column_size(result) <= 65536))
 );
 
@@ -1292,7 +1677,7 @@ CREATE TABLE outbox.done_p4000000 (
     finished_at timestamp with time zone NOT NULL,
     result jsonb,
     CONSTRAINT done_took_an_attempt CHECK (((outcome <> 'done'::text) OR ((attempt >= 1) AND (started_at IS NOT NULL)))),
-    CONSTRAINT outcome_is_done_cancelled_expired_or_discarded CHECK ((outcome = ANY (ARRAY['done'::text, 'cancelled'::text, 'expired'::text, 'discarded'::text]))),
+    CONSTRAINT outcome_is_done_cancelled_expired_discarded_or_compensated CHECK ((outcome = ANY (ARRAY['done'::text, 'cancelled'::text, 'expired'::text, 'discarded'::text, 'compensated'::text]))),
     CONSTRAINT result_is_at_most_64_kibibytes CHECK ((pg_column_size(result) <= 65536))
 );
 
@@ -1469,6 +1854,78 @@ CREATE TABLE outbox.event_p4000000 (
     CONSTRAINT topic_is_dotted_words_of_letters_digits_underscore_colon_dash CHECK ((topic ~ '^[A-Za-z0-9_:-]+(\.[A-Za-z0-9_:-]+)*$'::text))
 );
 
+-- Name: flow; Type: VIEW; Schema: outbox; Owner: -
+
+CREATE VIEW outbox.flow AS
+ SELECT f.event_id,
+    f.flow,
+    f.state,
+    f.version,
+    f.topic,
+    f.key,
+    f.last_error,
+    s.stands_at,
+    s.steps,
+    f.created_at,
+    f.finished_at
+   FROM (( SELECT o.event_id,
+            o.handler AS flow,
+                CASE
+                    WHEN (o.state = 'dead'::text) THEN 'dead'::text
+                    WHEN (o.compensating IS NULL) THEN 'running'::text
+                    ELSE 'compensating'::text
+                END AS state,
+            o.flow_version AS version,
+            o.topic,
+            o.key,
+            o.last_error,
+            o.created_at,
+            NULL::timestamp with time zone AS finished_at
+           FROM outbox.open o
+          WHERE (o.flow_version IS NOT NULL)
+        UNION ALL
+         SELECT d.event_id,
+            d.handler,
+                CASE
+                    WHEN ((d.outcome = 'cancelled'::text) AND (EXISTS ( SELECT
+                       FROM outbox.cancelling c
+                      WHERE ((c.event_id = d.event_id) AND (c.handler = d.handler) AND c.flow)))) THEN 'compensating'::text
+                    ELSE d.outcome
+                END AS outcome,
+            NULL::integer,
+            e.topic,
+            e.key,
+            (d.result ->> 'reason'::text),
+            e.created_at,
+            d.finished_at
+           FROM ((outbox.done d
+             JOIN outbox.handler h ON (((h.name = d.handler) AND (h.kind = 'flow'::text))))
+             LEFT JOIN outbox.event e ON ((e.id = d.event_id)))) f
+     CROSS JOIN LATERAL ( SELECT array_agg(x.name ORDER BY x.name) FILTER (WHERE x.is_open) AS stands_at,
+            jsonb_object_agg(x.name, x.step) AS steps
+           FROM ( SELECT substr(d.handler, (length(f.flow) + 2)) AS name,
+                    false AS is_open,
+                    jsonb_strip_nulls(jsonb_build_object('state', d.outcome, 'attempts', d.attempt, 'started_at', d.started_at, 'finished_at', d.finished_at, 'result', d.result)) AS step
+                   FROM outbox.done d
+                  WHERE ((d.event_id = f.event_id) AND (d.handler ^@ (f.flow || '/'::text)))
+                UNION ALL
+                 SELECT substr(o.handler, (length(f.flow) + 2)) AS substr,
+                    true,
+                    jsonb_strip_nulls(jsonb_build_object('state', o.state, 'attempts', o.attempt, 'started_at', o.started_at, 'due_at', o.due_at, 'error', o.last_error, 'progress', o.progress)) AS jsonb_strip_nulls
+                   FROM outbox.open o
+                  WHERE ((o.event_id = f.event_id) AND (o.flow = f.flow))) x) s);
+
+-- Name: flow_version; Type: TABLE; Schema: outbox; Owner: -
+
+CREATE TABLE outbox.flow_version (
+    flow text NOT NULL,
+    version integer NOT NULL,
+    steps jsonb NOT NULL,
+    on_dead_step text NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT on_dead_step_is_compensate_or_hold CHECK ((on_dead_step = ANY (ARRAY['compensate'::text, 'hold'::text])))
+);
+
 -- Name: installation; Type: TABLE; Schema: outbox; Owner: -
 
 CREATE TABLE outbox.installation (
@@ -1497,7 +1954,8 @@ CREATE VIEW outbox.newest_position AS
            FROM outbox."position"
           WHERE ("position".handler = h.name)
           ORDER BY "position".n DESC
-         LIMIT 1) p ON (true));
+         LIMIT 1) p ON (true))
+  WHERE (h.flow IS NULL);
 
 -- Name: open_n_seq; Type: SEQUENCE; Schema: outbox; Owner: -
 
@@ -1678,6 +2136,11 @@ ALTER TABLE ONLY outbox.event_p3000000
 
 ALTER TABLE ONLY outbox.event_p4000000
     ADD CONSTRAINT event_p4000000_pkey PRIMARY KEY (id);
+
+-- Name: flow_version flow_version_pkey; Type: CONSTRAINT; Schema: outbox; Owner: -
+
+ALTER TABLE ONLY outbox.flow_version
+    ADD CONSTRAINT flow_version_pkey PRIMARY KEY (flow, version);
 
 -- Name: handler handler_pkey; Type: CONSTRAINT; Schema: outbox; Owner: -
 
@@ -1889,6 +2352,10 @@ ALTER INDEX outbox.event_xid_id ATTACH PARTITION outbox.event_p4000000_xid_id_id
 
 CREATE TRIGGER change_key_order AFTER UPDATE OF ordered ON outbox.handler FOR EACH ROW WHEN ((old.ordered IS DISTINCT FROM new.ordered)) EXECUTE FUNCTION outbox.change_key_order();
 
+-- Name: open keep_dead_step; Type: TRIGGER; Schema: outbox; Owner: -
+
+CREATE TRIGGER keep_dead_step BEFORE UPDATE OF state ON outbox.open FOR EACH ROW WHEN (((old.flow IS NOT NULL) AND (old.state = 'dead'::text) AND (new.state <> 'dead'::text))) EXECUTE FUNCTION outbox.keep_dead_step();
+
 -- Name: open pass_turn_dead; Type: TRIGGER; Schema: outbox; Owner: -
 
 CREATE TRIGGER pass_turn_dead AFTER UPDATE OF state ON outbox.open FOR EACH ROW WHEN (((new.key IS NOT NULL) AND (new.state = 'dead'::text) AND (old.state <> 'dead'::text))) EXECUTE FUNCTION outbox.pass_turn();
@@ -1904,6 +2371,14 @@ CREATE TRIGGER remember_dedup_key AFTER INSERT ON outbox.event FOR EACH ROW WHEN
 -- Name: event ring; Type: TRIGGER; Schema: outbox; Owner: -
 
 CREATE TRIGGER ring AFTER INSERT ON outbox.event FOR EACH STATEMENT WHEN ((pg_sequence_last_value('outbox.bell'::regclass) = 1)) EXECUTE FUNCTION outbox.ring();
+
+-- Name: open step_changed; Type: TRIGGER; Schema: outbox; Owner: -
+
+CREATE TRIGGER step_changed AFTER UPDATE OF state ON outbox.open FOR EACH ROW WHEN (((old.flow IS NOT NULL) AND (old.state <> new.state) AND ((new.state = 'dead'::text) OR (old.state = ANY (ARRAY['dead'::text, 'running'::text]))))) EXECUTE FUNCTION outbox.step_changed();
+
+-- Name: open step_ended; Type: TRIGGER; Schema: outbox; Owner: -
+
+CREATE TRIGGER step_ended AFTER DELETE ON outbox.open FOR EACH ROW WHEN ((old.flow IS NOT NULL)) EXECUTE FUNCTION outbox.step_changed();
 
 -- Name: open take_turn_insert; Type: TRIGGER; Schema: outbox; Owner: -
 
@@ -1930,6 +2405,18 @@ ALTER TABLE ONLY outbox."position"
 
 REVOKE ALL ON FUNCTION outbox.add_partitions(ahead integer, lasting interval, smallest bigint) FROM PUBLIC;
 
+-- Name: FUNCTION advance_flow(event_id bigint, flow text); Type: ACL; Schema: outbox; Owner: -
+
+REVOKE ALL ON FUNCTION outbox.advance_flow(event_id bigint, flow text) FROM PUBLIC;
+
+-- Name: FUNCTION begin_flow(event_id bigint, flow text); Type: ACL; Schema: outbox; Owner: -
+
+REVOKE ALL ON FUNCTION outbox.begin_flow(event_id bigint, flow text) FROM PUBLIC;
+
+-- Name: FUNCTION begin_step(instance outbox.open, step text); Type: ACL; Schema: outbox; Owner: -
+
+REVOKE ALL ON FUNCTION outbox.begin_step(instance outbox.open, step text) FROM PUBLIC;
+
 -- Name: FUNCTION cancel(event_id bigint, handler text, reason text); Type: ACL; Schema: outbox; Owner: -
 
 REVOKE ALL ON FUNCTION outbox.cancel(event_id bigint, handler text, reason text) FROM PUBLIC;
@@ -1954,6 +2441,10 @@ REVOKE ALL ON FUNCTION outbox.dead_letters(handler text, topic text, since times
 
 REVOKE ALL ON FUNCTION outbox.dedup_holder(topic text, dedup_key text) FROM PUBLIC;
 
+-- Name: FUNCTION define_flow(flow text, steps jsonb, on_dead_step text); Type: ACL; Schema: outbox; Owner: -
+
+REVOKE ALL ON FUNCTION outbox.define_flow(flow text, steps jsonb, on_dead_step text) FROM PUBLIC;
+
 -- Name: FUNCTION discard(event_id bigint, handler text, reason text); Type: ACL; Schema: outbox; Owner: -
 
 REVOKE ALL ON FUNCTION outbox.discard(event_id bigint, handler text, reason text) FROM PUBLIC;
@@ -1970,9 +2461,21 @@ REVOKE ALL ON FUNCTION outbox.drop_partitions() FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION outbox.empty_partition(first_id bigint, checked pg_snapshot) FROM PUBLIC;
 
+-- Name: FUNCTION end_flow(instance outbox.open, outcome text); Type: ACL; Schema: outbox; Owner: -
+
+REVOKE ALL ON FUNCTION outbox.end_flow(instance outbox.open, outcome text) FROM PUBLIC;
+
 -- Name: FUNCTION fail(event_id bigint, handler text, error text, dead boolean); Type: ACL; Schema: outbox; Owner: -
 
 REVOKE ALL ON FUNCTION outbox.fail(event_id bigint, handler text, error text, dead boolean) FROM PUBLIC;
+
+-- Name: FUNCTION flow_results(ended jsonb); Type: ACL; Schema: outbox; Owner: -
+
+REVOKE ALL ON FUNCTION outbox.flow_results(ended jsonb) FROM PUBLIC;
+
+-- Name: FUNCTION flow_steps(instance outbox.open); Type: ACL; Schema: outbox; Owner: -
+
+REVOKE ALL ON FUNCTION outbox.flow_steps(instance outbox.open) FROM PUBLIC;
 
 -- Name: FUNCTION has_ended(state text); Type: ACL; Schema: outbox; Owner: -
 
@@ -1994,9 +2497,17 @@ REVOKE ALL ON FUNCTION outbox.holds_key(state text, attempt integer, ordered tex
 
 REVOKE ALL ON FUNCTION outbox.is_past(part regclass) FROM PUBLIC;
 
+-- Name: FUNCTION keep_dead_step(); Type: ACL; Schema: outbox; Owner: -
+
+REVOKE ALL ON FUNCTION outbox.keep_dead_step() FROM PUBLIC;
+
 -- Name: FUNCTION key_order(handler text); Type: ACL; Schema: outbox; Owner: -
 
 REVOKE ALL ON FUNCTION outbox.key_order(handler text) FROM PUBLIC;
+
+-- Name: FUNCTION needs_read_committed(what text); Type: ACL; Schema: outbox; Owner: -
+
+REVOKE ALL ON FUNCTION outbox.needs_read_committed(what text) FROM PUBLIC;
 
 -- Name: FUNCTION old_partitions(retention interval); Type: ACL; Schema: outbox; Owner: -
 
@@ -2054,6 +2565,10 @@ REVOKE ALL ON FUNCTION outbox.ring() FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION outbox.snooze(event_id bigint, handler text, after interval) FROM PUBLIC;
 
+-- Name: FUNCTION step_changed(); Type: ACL; Schema: outbox; Owner: -
+
+REVOKE ALL ON FUNCTION outbox.step_changed() FROM PUBLIC;
+
 -- Name: FUNCTION take_turn(); Type: ACL; Schema: outbox; Owner: -
 
 REVOKE ALL ON FUNCTION outbox.take_turn() FROM PUBLIC;
@@ -2062,6 +2577,10 @@ REVOKE ALL ON FUNCTION outbox.take_turn() FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION outbox.tell_dead() FROM PUBLIC;
 
+-- Name: FUNCTION tell_done(ended outbox.open, result jsonb); Type: ACL; Schema: outbox; Owner: -
+
+REVOKE ALL ON FUNCTION outbox.tell_done(ended outbox.open, result jsonb) FROM PUBLIC;
+
 -- Name: FUNCTION topic_regex(topics text[]); Type: ACL; Schema: outbox; Owner: -
 
 REVOKE ALL ON FUNCTION outbox.topic_regex(topics text[]) FROM PUBLIC;
@@ -2069,6 +2588,14 @@ REVOKE ALL ON FUNCTION outbox.topic_regex(topics text[]) FROM PUBLIC;
 -- Name: FUNCTION trim_log(first_id bigint, next_id bigint, older interval); Type: ACL; Schema: outbox; Owner: -
 
 REVOKE ALL ON FUNCTION outbox.trim_log(first_id bigint, next_id bigint, older interval) FROM PUBLIC;
+
+-- Name: FUNCTION undo_flow(event_id bigint, flow text, reason text); Type: ACL; Schema: outbox; Owner: -
+
+REVOKE ALL ON FUNCTION outbox.undo_flow(event_id bigint, flow text, reason text) FROM PUBLIC;
+
+-- Name: FUNCTION undo_steps(instance outbox.open); Type: ACL; Schema: outbox; Owner: -
+
+REVOKE ALL ON FUNCTION outbox.undo_steps(instance outbox.open) FROM PUBLIC;
 
 -- Name: FUNCTION wait_for(event_id bigint, timeout interval); Type: ACL; Schema: outbox; Owner: -
 

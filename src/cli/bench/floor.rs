@@ -153,6 +153,7 @@ fn attempt(n: u32, handler: Arc<str>, installation: Uuid) -> Attempt {
         has_row: false,
         installation,
         callback: None,
+        results: None,
         heartbeats: Heartbeats::default(),
     }
 }

@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::flow::{Graph, OnDeadStep, Step, Undo};
 use crate::outcome::{Backoff, PollPolicy};
 
 fn durations(min_ms: u64, max_ms: u64) -> impl Strategy<Value = Duration> {
@@ -87,6 +88,42 @@ fn handlers() -> impl Strategy<Value = HandlerConfig> {
     )
 }
 
+/// What a step or a compensation is called with: what a handler is, without topics, order and beginning.
+fn called() -> impl Strategy<Value = (Kind, DeliveryConfig)> {
+    handlers().prop_map(|HandlerConfig { kind, delivery, .. }| {
+        (kind, DeliveryConfig { topics: Vec::new(), ordered: None, start: Start::Now, ..delivery })
+    })
+}
+
+fn flows() -> impl Strategy<Value = FlowConfig> {
+    let undo = prop_oneof![Just(Undo::Done), Just(Undo::Begun)];
+    let step = (called(), prop::option::of((undo, called())), prop::bool::weighted(0.2));
+    let on_dead_step = prop_oneof![Just(OnDeadStep::Compensate), Just(OnDeadStep::Hold)];
+    let steps = prop::collection::btree_map("[A-Za-z0-9_-]{1,63}", step, 1..5);
+    (handlers(), on_dead_step, steps, any::<u32>()).prop_map(|(flow, on_dead_step, steps, edges)| {
+        let HandlerConfig { name, delivery, .. } = flow;
+        let DeliveryConfig { topics, ordered, on_done, on_dead, start, .. } = delivery;
+        let delivery = DeliveryConfig { ordered, on_done, on_dead, start, ..DeliveryConfig::of_flow(topics) };
+        let mut written: Vec<Step> = Vec::new();
+        let mut configs = Vec::new();
+        for (i, (name, ((kind, delivery), undo, retired))) in steps.into_iter().enumerate() {
+            let name: Arc<str> = name.into();
+            // One at least is a part of it.
+            let retired = retired && i > 0;
+            if !retired {
+                let after = written.iter().enumerate().filter(|(j, _)| edges & 1 << (i * 5 + j) != 0);
+                let after = after.map(|(_, step)| Arc::clone(&step.name)).collect();
+                let compensate = undo.as_ref().map(|(when, _)| *when);
+                written.push(Step { name: Arc::clone(&name), after, compensate });
+            }
+            // When what is retired was undone is said by the versions that have it.
+            let compensate = undo.map(|(_, (kind, delivery))| CompensationConfig { kind, delivery });
+            configs.push(StepConfig { name, kind, delivery, retired, compensate });
+        }
+        FlowConfig { name, delivery, on_dead_step, graph: Arc::new(Graph::new(written).unwrap()), steps: configs }
+    })
+}
+
 fn schedules() -> impl Strategy<Value = ScheduleConfig> {
     let zone = prop::sample::select(vec!["UTC", "Europe/Berlin", "America/New_York"]);
     let payload = prop::collection::btree_map("[^\0]{0,5}", "[^\0]{0,5}|[0-9]{1,5}", 0..4);
@@ -122,9 +159,10 @@ fn configs() -> impl Strategy<Value = Config> {
         },
     );
     let callback_url = prop::option::of("https?://[a-z]{1,8}/[a-z$]{0,8}");
-    let parts =
-        (daemon, callback_url, prop::collection::vec(handlers(), 0..4), prop::collection::vec(schedules(), 0..3));
-    parts.prop_map(|(mut daemon, url, mut handlers, mut schedules)| {
+    let handlers = prop::collection::vec(handlers(), 0..4);
+    let flows = prop::collection::vec(flows(), 0..3);
+    let parts = (daemon, callback_url, handlers, flows, prop::collection::vec(schedules(), 0..3));
+    parts.prop_map(|(mut daemon, url, mut handlers, mut flows, mut schedules)| {
         schedules.sort_by(|a, b| a.name.cmp(&b.name));
         schedules.dedup_by(|a, b| a.name == b.name);
         daemon.callback_url = url.map(|url| reqwest::Url::parse(&url).unwrap());
@@ -134,7 +172,17 @@ fn configs() -> impl Strategy<Value = Config> {
         }
         handlers.sort_by(|a, b| a.name.cmp(&b.name));
         handlers.dedup_by(|a, b| a.name == b.name);
-        Config { daemon, handlers, schedules }
+        flows.sort_by(|a, b| a.name.cmp(&b.name));
+        flows.dedup_by(|a, b| a.name == b.name);
+        flows.retain(|flow| !handlers.iter().any(|handler| handler.name == flow.name));
+        for step in flows.iter_mut().flat_map(|flow| &mut flow.steps) {
+            let nowhere = daemon.listen.is_none() && daemon.callback_url.is_none();
+            step.delivery.callback &= !nowhere;
+            if let Some(undo) = &mut step.compensate {
+                undo.delivery.callback &= !nowhere;
+            }
+        }
+        Config { daemon, handlers, flows, schedules }
     })
 }
 
@@ -163,7 +211,7 @@ proptest! {
             prop::sample::select(vec![
                 "[", "]", "[[", "]]", "{", "}", "=", ".", ",", "\n", " ", "\"", "'", "\"\"\"", "'''", "#", "é", "1", "5s",
                 "handler", "daemon", "a", "topics", "http", "url", "secret", "headers", "retry", "base", "timeout", "env",
-                "backoff", "ordered", "on_dead_key", "on_dead", "record", "breaker", "max_timeout", "rate", "true", "poll", "callback", "callback_url", "on_done", "schedule", "[schedule.s]\n", "cron", "\"* * * * *\"", "topic", "payload",
+                "backoff", "ordered", "on_dead_key", "on_dead", "record", "breaker", "max_timeout", "rate", "true", "poll", "callback", "callback_url", "on_done", "flow", "[flow.f]\n", "on", "step", "[flow.f.step.s]\n", "after", "compensate", "when", "schedule", "[schedule.s]\n", "cron", "\"* * * * *\"", "topic", "payload",
                 "command", "sql", "\"x\"", "[handler.a]\n", "topics = [\"x\"]\n", "${", "$",
             ]),
             0..60,

@@ -28,8 +28,8 @@ impl Lane {
         for ticket in queued.into_iter().chain(behind.into_iter().map(|waiting| waiting.ticket)) {
             if self.deliveries.get(&ticket).is_some_and(|delivery| delivery.has_row) {
                 steps.extend(self.write(ticket, Ended::PutBack, now));
-            } else {
-                self.remove(ticket);
+            } else if self.remove(ticket).is_some_and(|delivery| delivery.results.is_some()) {
+                steps.push(Step::Withdrawn(ticket));
             }
         }
     }
@@ -61,7 +61,7 @@ impl Lane {
     }
 
     /// Takes a delivery out of where it waits for its turn; whether it did.
-    fn unqueue(&mut self, ticket: Ticket) -> bool {
+    pub(super) fn unqueue(&mut self, ticket: Ticket) -> bool {
         let key = self.deliveries.get(&ticket).and_then(|delivery| delivery.key);
         if let (Some(keys), Some(key)) = (&mut self.keys, key)
             && keys.withdraw(key, ticket)

@@ -3,12 +3,15 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
+
 use super::super::write::{Ticket, Write};
 use crate::event::{Event, EventId, KeyHash};
 use crate::outcome::{Asked, Settlement};
 use crate::store::log::Logged;
 
 /// One delivery the lane holds.
+#[expect(clippy::struct_excessive_bools, reason = "each is asked by itself, and they do not exclude each other")]
 #[derive(Debug)]
 pub(super) struct Delivery {
     pub(super) event: Arc<Event>,
@@ -28,6 +31,10 @@ pub(super) struct Delivery {
     /// Came from `outbox.open`.
     pub(super) claimed: bool,
     pub(super) expires_at: Option<Instant>,
+    /// Of a step: the results before it.
+    pub(super) results: Option<Arc<Value>>,
+    /// Of a flow: steps have ended before this term.
+    pub(super) begun: bool,
     pub(super) began: Option<Instant>,
     pub(super) stage: Stage,
 }
@@ -51,6 +58,10 @@ pub struct Start {
     pub event: Arc<Event>,
     pub attempt: u32,
     pub has_row: bool,
+    /// Of a step: the results before it.
+    pub results: Option<Arc<Value>>,
+    /// Of a flow: steps have ended before this term.
+    pub begun: bool,
     pub began: Instant,
 }
 
@@ -69,6 +80,10 @@ pub struct EndedAttempt {
 pub enum Step {
     Start(Start),
     Write(Write),
+    /// The instance of a flow has lasted: it is to go on with rows.
+    Lasts(Ticket),
+    /// A step that was passed on has not begun, and is here no more.
+    Withdrawn(Ticket),
 }
 
 impl Delivery {
@@ -87,6 +102,8 @@ impl Delivery {
             writes_row: false,
             claimed: false,
             expires_at: None,
+            results: None,
+            begun: false,
             began: None,
             stage: Stage::Unbegun,
         }
@@ -97,6 +114,11 @@ impl Delivery {
         Asked { polls: self.polls, left }
     }
 
+    /// Whether it has neither begun nor been written.
+    pub(super) fn waits(&self) -> bool {
+        self.stage == Stage::Unbegun
+    }
+
     /// Whether it has a slot.
     pub(super) fn runs(&self) -> bool {
         matches!(self.stage, Stage::Recording | Stage::Running)
@@ -105,8 +127,9 @@ impl Delivery {
     pub(super) fn start(&mut self, ticket: Ticket, began: Instant) -> Step {
         self.began = Some(began);
         self.stage = Stage::Running;
-        let (event, attempt, has_row) = (Arc::clone(&self.event), self.attempt, self.has_row);
-        Step::Start(Start { ticket, event, attempt, has_row, began })
+        let (event, results) = (Arc::clone(&self.event), self.results.clone());
+        let (attempt, has_row, begun) = (self.attempt, self.has_row, self.begun);
+        Step::Start(Start { ticket, event, attempt, has_row, results, begun, began })
     }
 }
 
@@ -116,10 +139,12 @@ pub struct Offer {
     pub priority: i16,
     pub due_in: Option<Duration>,
     pub expires_in: Option<Duration>,
+    /// Of a flow: steps have ended before this term.
+    pub begun: bool,
 }
 
 impl From<&Logged> for Offer {
     fn from(logged: &Logged) -> Self {
-        Self { priority: logged.priority, due_in: logged.due_in, expires_in: logged.expires_in }
+        Self { priority: logged.priority, due_in: logged.due_in, expires_in: logged.expires_in, begun: false }
     }
 }

@@ -73,7 +73,8 @@ impl Lane {
         random: f64,
         steps: &mut Vec<Step>,
     ) -> Option<EndedAttempt> {
-        let Claimed { event, attempt, failures, polls, answer_in, expires_in, unanswered, alone, .. } = claimed;
+        let Claimed { event, attempt, failures, polls, answer_in, expires_in, results, unanswered, alone, .. } =
+            claimed;
         let key = self.keys.as_ref().and(event.key.as_deref()).map(KeyHash::of);
         let ticket = self.insert(Delivery {
             attempt,
@@ -85,6 +86,7 @@ impl Lane {
             key,
             claimed: true,
             expires_at: expires_in.map(|left| now + left),
+            results: results.map(Arc::new),
             ..Delivery::unbegun(Arc::new(event))
         });
         let mut goes = true;

@@ -6,6 +6,7 @@
 mod away;
 mod delivery;
 mod due;
+mod flow;
 pub mod keys;
 mod order;
 mod rate;
@@ -67,6 +68,10 @@ pub struct Lane {
     due_at: Option<Instant>,
     /// The running attempts in the order they began, to find those that last.
     began: VecDeque<(Instant, Ticket)>,
+    /// It runs a flow: what it begins are instances.
+    is_flow: bool,
+    /// Steps that were passed on and have not begun, with when that was.
+    passed_on: VecDeque<(Instant, Ticket)>,
     windows: Windows,
     finished: i64,
 }
@@ -93,6 +98,8 @@ impl Lane {
             due_had_last_turn: false,
             due_at: Some(now),
             began: VecDeque::new(),
+            is_flow: false,
+            passed_on: VecDeque::new(),
             windows: Windows::new(checkpoint.position.clone()),
             finished: checkpoint.finished,
         }
@@ -172,6 +179,7 @@ impl Lane {
             priority: logged.priority,
             key,
             expires_at: logged.expires_in.map(|left| now + left),
+            begun: logged.begun,
             ..Delivery::unbegun(Arc::clone(event))
         });
         if let Some(due_in) = logged.due_in {
@@ -241,10 +249,10 @@ impl Lane {
                 self.due_within(after, now);
             }
             Settlement::Pause { .. } => self.due_within(Duration::ZERO, now),
-            Settlement::Done { .. } | Settlement::Committed | Settlement::Lost | Settlement::Dead { .. } => {}
+            Settlement::Done { .. } | Settlement::Committed { .. } | Settlement::Lost | Settlement::Dead { .. } => {}
         }
         let holds = match settlement {
-            Settlement::Done { .. } | Settlement::Committed | Settlement::Lost => false,
+            Settlement::Done { .. } | Settlement::Committed { .. } | Settlement::Lost => false,
             Settlement::Dead { .. } => self.config.ordered == Some(OnDeadKey::Block),
             _ => true,
         };
@@ -273,7 +281,9 @@ impl Lane {
                 break;
             }
             self.began.pop_front();
-            if lasting {
+            if lasting && self.is_flow {
+                steps.push(Step::Lasts(ticket));
+            } else if lasting {
                 self.record_one(ticket, now, steps);
             }
         }
@@ -295,14 +305,20 @@ impl Lane {
                 }
                 delivery.window.take()
             }
-            Fate::Ended { finished } => {
-                self.finished += i64::from(finished);
+            Fate::Ended { .. } | Fate::Refused => {
+                self.finished += i64::from(fate == Fate::Ended { finished: true });
                 self.remove(ticket).and_then(|delivery| delivery.window)
             }
         };
         if let Some(window) = window {
             self.windows.settled(window);
         }
+    }
+
+    /// The event of a delivery that it holds.
+    #[must_use]
+    pub fn event_of(&self, ticket: Ticket) -> Option<EventId> {
+        self.deliveries.get(&ticket).map(|delivery| delivery.event.id)
     }
 
     #[must_use]
@@ -321,7 +337,8 @@ impl Lane {
     #[must_use]
     pub fn wake_at(&self, claims: bool) -> Option<Instant> {
         let record = self.began.front().map(|&(began, _)| began + RECORD_AFTER);
-        record.into_iter().chain(self.due_at().filter(|_| claims)).min()
+        let passed_on = self.passed_on.front().map(|&(since, _)| since + RECORD_AFTER);
+        record.into_iter().chain(passed_on).chain(self.due_at().filter(|_| claims)).min()
     }
 
     fn insert(&mut self, delivery: Delivery) -> Ticket {
@@ -391,6 +408,7 @@ impl Lane {
             },
             has_row: delivery.has_row,
             began: delivery.began,
+            results: delivery.results.clone(),
             at: now,
             ended,
         }))

@@ -19,6 +19,8 @@ struct Batch {
     finish: Finished,
     reopen: Opened,
     committed: Finished,
+    /// Instances of flows that go on with rows.
+    stand: (Vec<i64>, Vec<Arc<str>>),
     attempts: Attempts,
     emitted: Emitted,
     /// By deliveries that have a row, whose attempt may have been taken away.
@@ -81,6 +83,7 @@ impl Batch {
             && self.finish.event_ids.is_empty()
             && self.reopen.event_ids.is_empty()
             && self.committed.event_ids.is_empty()
+            && self.stand.0.is_empty()
             && self.attempts.event_ids.is_empty()
             && self.emitted.is_empty()
             && !self.append.event_ids.is_empty()
@@ -103,6 +106,10 @@ impl Batch {
         }
         if !self.committed.event_ids.is_empty() {
             store.close_committed(&self.committed).await?;
+        }
+        // Behind the rows of their steps.
+        if !self.stand.0.is_empty() {
+            store.begin_flows(&self.stand.0, &self.stand.1).await?;
         }
         if !self.attempts.event_ids.is_empty() {
             store.append_attempt(&self.attempts).await?;
@@ -132,7 +139,7 @@ impl Batch {
                     self.attempt(write, "done", None, now);
                 }
             }
-            Ended::Settled(Settlement::Committed) => {
+            Ended::Settled(Settlement::Committed { .. }) => {
                 if write.has_row {
                     self.committed.push(write, "done", None, now);
                 }
@@ -183,6 +190,10 @@ impl Batch {
                 self.attempt(write, "cancelled", None, now);
             }
             Ended::Scheduled { due_in } => self.open(write).push(write, "scheduled", 0, Some(*due_in), None, now),
+            Ended::Stands => {
+                self.stand.0.push(write.event.0);
+                self.stand.1.push(Arc::clone(&write.handler));
+            }
             Ended::StillRunning => {
                 self.park.push(write, "running", write.failures, None, None, now);
             }
@@ -249,6 +260,7 @@ impl Opened {
         self.answers.push(write.asked.left.map(micros_of));
         self.began.push((state == "running").then(|| micros(write.began.unwrap_or(write.at), now)));
         self.errors.push(error.map(bounded));
+        self.results.push(write.results.as_ref().map(ToString::to_string));
     }
 }
 

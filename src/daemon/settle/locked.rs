@@ -64,10 +64,13 @@ impl<'a> Outcomes<'a> {
         }
         match patiently!(self.observer, write(self.store, &writes), Error::is_passing) {
             Ok(refused) => {
-                for index in refused {
+                for &index in &refused {
                     self.tell_refused(&writes[index]);
                 }
-                self.tell_written(writes.iter());
+                let fate = |(index, write): (usize, &Write)| {
+                    (write.ticket, if refused.contains(&index) { write.ended.refused() } else { write.ended.fate() })
+                };
+                self.tell_written(writes.iter().enumerate().map(fate).collect());
                 Ok(())
             }
             Err(error) if error.is_refusal() => self.one_by_one(writes).await,
@@ -86,7 +89,10 @@ impl<'a> Outcomes<'a> {
             }
             in_a_row = 0;
             match patiently!(self.observer, write(self.store, std::slice::from_ref(&one)), Error::is_passing) {
-                Ok(refused) if refused.is_empty() => {}
+                Ok(refused) if refused.is_empty() => {
+                    self.tell_written(vec![(one.ticket, one.ended.fate())]);
+                    continue;
+                }
                 Ok(_) => self.tell_refused(&one),
                 Err(error) if error.is_locked() => {
                     in_a_row += 1;
@@ -99,7 +105,7 @@ impl<'a> Outcomes<'a> {
                 Err(error) if error.is_refusal() => self.bury(&one, &error).await?,
                 Err(error) => return Err(error),
             }
-            self.tell_written(std::iter::once(&one));
+            self.tell_written(vec![(one.ticket, one.ended.refused())]);
         }
         Ok(())
     }
@@ -128,8 +134,7 @@ impl<'a> Outcomes<'a> {
         self.observer.tell(&Observation::Refused { event: *event, handler: Arc::clone(handler), attempt: *attempt });
     }
 
-    fn tell_written<'w>(&self, writes: impl Iterator<Item = &'w Write>) {
-        let written: Vec<(Ticket, Fate)> = writes.map(|write| (write.ticket, write.ended.fate())).collect();
+    fn tell_written(&self, written: Vec<(Ticket, Fate)>) {
         self.observer.tell(&Observation::Written { deliveries: written.len() });
         // Nobody listens any more when the term is over; then nobody needs the answer.
         let _ = self.replies.send(Reply::Written(written));

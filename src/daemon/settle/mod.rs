@@ -14,6 +14,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use self::locked::Outcomes;
 use super::beat::Beats;
 use super::write::{Fate, Ticket, Write};
+use crate::event::EventId;
 use crate::observe::{Observation, Observer};
 use crate::snapshot::Snapshot;
 use crate::store::registry::{Beginning, Checkpoint, Registration};
@@ -76,6 +77,11 @@ pub enum Request {
         handler: Arc<str>,
         reason: String,
     },
+    /// An instance of a flow was cancelled while it had no row, or its end was refused because of that.
+    BeginFlow {
+        event: EventId,
+        flow: Arc<str>,
+    },
     /// New handlers begin behind the snapshot.
     Register(Vec<Registration>, Snapshot),
 }
@@ -87,6 +93,8 @@ pub enum Reply {
     Claimed(Claim),
     Registered(Vec<Beginning>),
     Rung,
+    /// Steps of a flow may be due.
+    FlowBegun,
 }
 
 /// Serves requests until they end or the session breaks.
@@ -170,6 +178,17 @@ async fn answer(store: &Store, request: Request, observer: &Observer) -> Result<
             }
             let names: Vec<_> = handlers.iter().map(|handler| Arc::clone(&handler.name)).collect();
             Some(Reply::Registered(patiently!(observer, store.beginnings(&names))?))
+        }
+        Request::BeginFlow { event, flow } => {
+            match patiently!(observer, store.begin_flows(&[event.0], std::slice::from_ref(&flow))) {
+                // It is told again with the next claim.
+                Err(error) if error.is_refusal() => {
+                    let doing = "cancelling a flow";
+                    observer.tell(&Observation::Hiccup { doing, error: error.to_string() });
+                }
+                begun => begun?,
+            }
+            Some(Reply::FlowBegun)
         }
         Request::Ring => {
             patiently!(observer, store.ring())?;

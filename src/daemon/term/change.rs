@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::super::breaker::Breaker;
-use super::super::context::{HandlerSpec, registrations};
+use super::super::context::{HandlerSpec, Part, registrations};
 use super::super::lane::Lane;
 use super::super::settle::{Reply, Request};
 use super::super::write::LaneId;
@@ -28,7 +28,11 @@ impl Term<'_> {
         let id = LaneId(self.next_lane);
         self.next_lane += 1;
         let Beginning { checkpoint, pause, broken, held } = beginning;
-        let lane = Lane::new(id, spec.delivery.clone(), checkpoint, held, now);
+        let mut lane = Lane::new(id, spec.delivery.clone(), checkpoint, held, now);
+        if matches!(spec.part, Part::Flow(_)) {
+            lane = lane.of_flow();
+            self.has_flows = true;
+        }
         let gate = Gate::new(spec.delivery.breaker, *broken, *pause, now);
         if let Some(host) = &spec.host {
             // Which of the two was open is not known; a probe finds out about both.
@@ -38,13 +42,14 @@ impl Term<'_> {
         let series = self.context.metrics.handler(&spec.name);
         self.slots.insert(id, Slot { spec, lane, gate, leaving: false, stored: checkpoint.clone(), series });
         self.routes.clear();
+        self.flows.forget_lanes();
         id
     }
 
     /// Takes the next configuration, as soon as no handler of it is still leaving.
     pub(super) fn reload(&mut self, now: Instant) {
         self.remove_left(now);
-        self.leave_for_another_order(now);
+        self.leave_for_another_shape(now);
         let leaving = |name: &str| self.slots.values().any(|slot| slot.leaving && *slot.spec.name == *name);
         let ready = |specs: &mut Arc<[HandlerSpec]>| !specs.iter().any(|spec| leaving(&spec.name));
         if self.registering.is_none()
@@ -81,7 +86,9 @@ impl Term<'_> {
             let beginning = beginnings.iter().find(|beginning| beginning.checkpoint.handler == spec.name);
             if let (false, Some(beginning)) = (known, beginning) {
                 let id = self.add_slot(spec.clone(), beginning, now);
-                self.tail.add(id, beginning.checkpoint.position.clone());
+                if spec.reads() {
+                    self.tail.add(id, beginning.checkpoint.position.clone());
+                }
             }
         }
         self.routes.clear();
@@ -91,27 +98,31 @@ impl Term<'_> {
         self.context.observer.tell(&Observation::Reloaded { handlers: specs.len() });
     }
 
-    /// A lane keeps the order of keys from its beginning or not at all: with another order, a handler leaves and comes again.
-    fn leave_for_another_order(&mut self, now: Instant) {
+    /// A lane keeps the order of keys from its beginning or not at all, and a flow its steps: with others, a handler leaves and comes
+    /// again.
+    fn leave_for_another_shape(&mut self, now: Instant) {
         let Some(specs) = self.reload.clone() else { return };
         let other = |slot: &Slot| {
             let spec = specs.iter().find(|spec| spec.name == slot.spec.name);
-            spec.is_some_and(|spec| spec.delivery.ordered != slot.spec.delivery.ordered)
+            spec.is_some_and(|spec| spec.delivery.ordered != slot.spec.delivery.ordered || spec.part != slot.spec.part)
         };
         self.leave(other, now);
     }
 
     /// These handlers end what runs and go.
     fn leave(&mut self, which: impl Fn(&Slot) -> bool, now: Instant) {
-        let mut steps = Vec::new();
+        let (mut steps, mut left) = (Vec::new(), Vec::new());
         for (&id, slot) in self.slots.iter_mut().filter(|(_, slot)| !slot.leaving) {
             if which(slot) {
                 slot.leaving = true;
                 slot.lane.drop_queue(now, &mut steps);
                 self.tail.remove(id);
+                left.push(id);
             }
         }
+        self.flows.forget_lanes();
         self.take(steps);
+        self.stop_instances(|lane| left.contains(&lane));
     }
 
     /// Handlers that have ended what ran go, and their position is stored.
@@ -119,7 +130,9 @@ impl Term<'_> {
         let left: Vec<LaneId> =
             self.slots.iter().filter(|(_, slot)| slot.leaving && slot.lane.is_idle()).map(|(&id, _)| id).collect();
         for id in left {
-            if let Some(slot) = self.slots.remove(&id) {
+            if let Some(slot) = self.slots.remove(&id)
+                && slot.spec.reads()
+            {
                 self.request(Request::Checkpoint(vec![slot.checkpoint()]));
             }
             self.routes.clear();
@@ -138,6 +151,7 @@ impl Term<'_> {
             slot.lane.drop_queue(now, &mut steps);
         }
         self.take(steps);
+        self.stop_instances(|_| true);
     }
 
     pub(super) fn lost(&self, reason: String) -> End {
@@ -156,7 +170,7 @@ impl Term<'_> {
                 match ears.replies.recv().await {
                     Some(Reply::Claimed(claim)) => self.claimed(claim, now),
                     Some(Reply::Written(written)) => self.written(written, now),
-                    Some(Reply::Registered(_) | Reply::Rung) => {}
+                    Some(Reply::Registered(_) | Reply::Rung | Reply::FlowBegun) => {}
                     None => break,
                 }
             }

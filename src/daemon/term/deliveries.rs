@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
+use super::super::context::Part;
 use super::super::lane::{EndedAttempt, Start, Step};
 use super::super::settle::Request;
 use super::super::write::{Ended, Fate, LaneId, Ticket};
@@ -28,6 +29,8 @@ impl Term<'_> {
                     }
                     self.request(Request::Write(write));
                 }
+                Step::Lasts(ticket) => self.stop_instance(ticket),
+                Step::Withdrawn(ticket) => self.step_left(ticket),
             }
         }
         self.runner.go();
@@ -35,6 +38,10 @@ impl Term<'_> {
 
     fn start_attempt(&mut self, start: Start) {
         let Some(slot) = self.slots.get(&start.ticket.lane) else { return };
+        if let Part::Flow(flow) = &slot.spec.part {
+            let flow = Arc::clone(flow);
+            return self.begin_instance(&flow, start);
+        }
         let callback = self.context.callback_url.as_ref().filter(|_| slot.lane.config().callback);
         let token = || self.callback_key.token(&start.event, &slot.spec.name, Timestamp::now());
         let callback = callback.map(|url| format!("{url}/{}", token()));
@@ -45,6 +52,7 @@ impl Term<'_> {
             has_row: start.has_row,
             installation: self.installation,
             callback,
+            results: start.results,
             heartbeats: Heartbeats::default(),
         };
         if let (1, Some(series)) = (start.attempt, &slot.series) {
@@ -66,6 +74,7 @@ impl Term<'_> {
         let mut steps = Vec::new();
         let ended = slot.lane.ended(ticket, outcome, spares, now, fastrand::f64(), &mut steps);
         if let Some(ended) = ended {
+            self.step_ended(ticket, &ended.settlement);
             let error = match &ended.settlement {
                 Settlement::Retry { failure, .. } | Settlement::Dead { failure } | Settlement::Pause { failure } => {
                     failure.error.clone()
@@ -92,7 +101,9 @@ impl Term<'_> {
             series.ran(ran);
         }
         self.context.observer.tell(&match settlement {
-            Settlement::Done { .. } | Settlement::Committed => Observation::Done { event, handler, attempt, ran },
+            Settlement::Done { .. } | Settlement::Committed { .. } => {
+                Observation::Done { event, handler, attempt, ran }
+            }
             Settlement::Retry { after, failure, spent, .. } => {
                 let outcome = failed_as(spent);
                 Observation::Retrying { event, handler, attempt, outcome, after, error: failure.error }
@@ -115,8 +126,11 @@ impl Term<'_> {
         self.dirty = true;
         let mut steps = Vec::new();
         for (ticket, fate) in written {
-            if let Some(slot) = self.slots.get_mut(&ticket.lane) {
-                slot.lane.written(ticket, fate, now, &mut steps);
+            let Some(slot) = self.slots.get_mut(&ticket.lane) else { continue };
+            let refused = if fate == Fate::Refused { slot.lane.event_of(ticket) } else { None };
+            slot.lane.written(ticket, fate, now, &mut steps);
+            if self.has_flows {
+                self.flow_written(ticket, fate, refused, now);
             }
         }
         self.take(steps);
@@ -125,13 +139,21 @@ impl Term<'_> {
     /// Begins what may begin.
     pub(super) fn start(&mut self, now: Instant) {
         let ids: Vec<LaneId> = self.slots.keys().copied().collect();
-        for id in ids {
-            let room = self.room(id, now);
-            let Some(slot) = self.slots.get_mut(&id) else { continue };
-            let mut steps = Vec::new();
-            slot.lane.start(room, now, &mut steps);
-            slot.lane.record(now, &mut steps);
-            self.take(steps);
+        loop {
+            self.flows.take_passed_on();
+            for &id in &ids {
+                let room = self.room(id, now);
+                let Some(slot) = self.slots.get_mut(&id) else { continue };
+                let mut steps = Vec::new();
+                slot.lane.start(room, now, &mut steps);
+                slot.lane.record(now, &mut steps);
+                slot.lane.give_back(now, &mut steps);
+                self.take(steps);
+            }
+            // A flow that begins passes steps on, and their lane may have been asked before.
+            if !self.flows.take_passed_on() {
+                break;
+            }
         }
     }
 
@@ -191,6 +213,9 @@ impl Term<'_> {
         }
         for (event, handler) in claim.cancelled {
             self.cancel(event, &handler, now);
+        }
+        for (event, flow) in claim.cancelled_flows {
+            self.cancel_flow(event, flow, now);
         }
     }
 

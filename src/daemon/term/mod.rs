@@ -8,6 +8,7 @@ mod beat;
 mod change;
 mod deliveries;
 mod doubt;
+mod flows;
 mod gate;
 mod reading;
 
@@ -25,6 +26,7 @@ use uuid::Uuid;
 
 use self::doubt::Doubts;
 pub(super) use self::doubt::Pids;
+use self::flows::Flows;
 use self::gate::Gate;
 use super::beat::News;
 use super::bell::{Bell, Next};
@@ -142,6 +144,9 @@ struct Term<'a> {
     slots: BTreeMap<LaneId, Slot>,
     next_lane: u32,
     routes: HashMap<String, Vec<LaneId>>,
+    flows: Flows,
+    /// There is one; without, nothing of them is asked for each delivery.
+    has_flows: bool,
     tail: Tail,
     bell: Bell,
     runner: Runner<Ticket>,
@@ -204,6 +209,8 @@ pub(super) async fn lead(
         slots: BTreeMap::new(),
         next_lane: 0,
         routes: HashMap::new(),
+        flows: Flows::default(),
+        has_flows: false,
         bell: Bell::new(now),
         runner: Runner::new(teller),
         said: beat::Said::new(),
@@ -239,8 +246,11 @@ impl Term<'_> {
         let mut positions = BTreeMap::new();
         for beginning in beginnings {
             if let Some(spec) = specs.iter().find(|spec| spec.name == beginning.checkpoint.handler) {
+                let reads = spec.reads();
                 let id = self.add_slot(spec.clone(), beginning, now);
-                positions.insert(id, beginning.checkpoint.position.clone());
+                if reads {
+                    positions.insert(id, beginning.checkpoint.position.clone());
+                }
             }
         }
         self.tail = Tail::new(&positions, self.earlier.snapshot.clone());
@@ -321,6 +331,7 @@ impl Term<'_> {
             Input::Replied(Reply::Claimed(claim)) => self.claimed(claim, now),
             Input::Replied(Reply::Registered(beginnings)) => self.registered(&beginnings, now),
             Input::Replied(Reply::Rung) => self.doubts.rung(now),
+            Input::Replied(Reply::FlowBegun) => self.all_may_be_due(now),
             Input::Ended(ticket, outcome) => self.ended(ticket, outcome, now),
             Input::News(news) => self.news(news),
             Input::Answered(answer) => {
@@ -422,7 +433,7 @@ impl Term<'_> {
         self.dirty = false;
         self.checkpoint_at = now + again_in;
         let mut moved = Vec::new();
-        for slot in self.slots.values_mut() {
+        for slot in self.slots.values_mut().filter(|slot| slot.spec.reads()) {
             let checkpoint = slot.checkpoint();
             // What was finished counts too: inside a large transaction the position stands still, the rate does not.
             if (&slot.stored.position, slot.stored.finished) != (&checkpoint.position, checkpoint.finished) {
@@ -430,7 +441,8 @@ impl Term<'_> {
                 moved.push(checkpoint);
             }
         }
-        let all = self.slots.values().map(|slot| (slot.spec.name.to_string(), slot.lane.position().clone()));
+        let reading = self.slots.values().filter(|slot| slot.spec.reads());
+        let all = reading.map(|slot| (slot.spec.name.to_string(), slot.lane.position().clone()));
         self.positions.send_replace(Some(all.collect()));
         if !moved.is_empty() {
             self.request(Request::Checkpoint(moved));

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::super::bell::Next;
+use super::super::lane::Offer;
 use super::super::read::{Answer, Job, Settled, ask};
 use super::super::tail::Read;
 use super::super::write::LaneId;
@@ -42,8 +43,12 @@ impl Term<'_> {
                     Read::Head { lanes, .. } => lanes.as_slice(),
                     Read::Behind { lane, .. } => std::slice::from_ref(lane),
                 };
-                let handlers =
-                    lanes.iter().filter_map(|lane| Some(Arc::clone(&self.slots.get(lane)?.spec.name))).collect();
+                let handlers = lanes
+                    .iter()
+                    .filter_map(|lane| self.slots.get(lane))
+                    .flat_map(|slot| slot.spec.rows())
+                    .cloned()
+                    .collect();
                 Job::Read { read, handlers }
             }
         };
@@ -117,14 +122,16 @@ impl Term<'_> {
     fn offer(&mut self, page: Page, settled: &Settled, lanes: &[LaneId], now: Instant) {
         let mut steps = Vec::new();
         for logged in page.events {
-            let offer = (&logged).into();
+            let offer: Offer = (&logged).into();
             let wanting = routed(&mut self.routes, &self.slots, &logged.event.topic);
             let event = Arc::new(logged.event);
             for lane in wanting.iter().filter(|lane| lanes.contains(lane)) {
                 let Some(slot) = self.slots.get_mut(lane) else { continue };
-                let known = !settled.is_empty() && settled.contains(&(event.id, slot.spec.name.to_string()));
-                if !known && !slot.leaving && !self.stopping {
-                    slot.lane.offer(&event, &offer, now, &mut steps);
+                let is_settled =
+                    |name: &Arc<str>| !settled.is_empty() && settled.contains(&(event.id, name.to_string()));
+                if !is_settled(&slot.spec.name) && !slot.leaving && !self.stopping {
+                    let begun = slot.spec.rows().any(is_settled);
+                    slot.lane.offer(&event, &Offer { begun, ..offer }, now, &mut steps);
                 }
             }
         }
