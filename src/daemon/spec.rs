@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::context::{self, HandlerSpec, Part};
 use super::error::DaemonError;
-use crate::config::{Config, DeliveryConfig, FlowConfig, Kind};
+use crate::config::{Config, DeliveryConfig, FlowConfig, Kind, Start};
 use crate::event::Attempt;
 use crate::flow::{Graph, OnDeadStep, Step, Undo, compensation_handler, step_handler};
 use crate::handler::command::CommandHandler;
@@ -146,6 +146,7 @@ pub struct Flow {
     on: Result<Vec<Pattern>, DaemonError>,
     on_dead_step: OnDeadStep,
     told: (Option<String>, Option<String>),
+    start: Start,
     steps: Vec<NativeStep>,
 }
 
@@ -162,7 +163,7 @@ impl Flow {
         let name = name.into();
         let on = on.into_iter().map(|topic| topic.into().parse()).collect::<Result<Vec<Pattern>, _>>();
         let on = on.map_err(|source| DaemonError::Pattern { name: name.clone(), source });
-        Self { name, on, on_dead_step: OnDeadStep::default(), told: (None, None), steps: Vec::new() }
+        Self { name, on, on_dead_step: OnDeadStep::default(), told: (None, None), start: Start::Now, steps: Vec::new() }
     }
 
     /// A step that begins when those are done, with the default concurrency, time-out and retries. [`Attempt::results`] has what they
@@ -226,6 +227,13 @@ impl Flow {
         self
     }
 
+    /// Where it begins if the database does not know it yet.
+    #[must_use]
+    pub fn start(mut self, start: Start) -> Self {
+        self.start = start;
+        self
+    }
+
     /// The topic of the event that tells that it has succeeded.
     #[must_use]
     pub fn on_done(mut self, topic: impl Into<String>) -> Self {
@@ -241,8 +249,8 @@ impl Flow {
     }
 
     pub(super) fn specs(self) -> Result<Vec<HandlerSpec>, DaemonError> {
-        let Self { name, on, on_dead_step, told: (on_done, on_dead), steps } = self;
-        let delivery = DeliveryConfig { on_done, on_dead, ..DeliveryConfig::of_flow(on?) };
+        let Self { name, on, on_dead_step, told: (on_done, on_dead), start, steps } = self;
+        let delivery = DeliveryConfig { on_done, on_dead, start, ..DeliveryConfig::of_flow(on?) };
         let graph = Graph::new(steps.iter().map(|step| step.step.clone()).collect());
         let graph = graph.map_err(|source| DaemonError::Graph { name: name.clone(), source })?;
         let name: Arc<str> = name.into();

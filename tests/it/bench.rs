@@ -14,7 +14,8 @@ fn figures(run: &Value) -> Vec<(String, f64)> {
 #[tokio::test]
 async fn every_quick_scenario_measures_on_a_server_of_its_own_and_removes_it() {
     let folder = Folder::new();
-    let arguments = ["drain", "fanout", "enqueue", "latency", "steady", "held-xmin", "http", "backlog", "restart"];
+    let arguments =
+        ["drain", "fanout", "flow", "enqueue", "latency", "steady", "held-xmin", "http", "backlog", "restart"];
     let small = ["--events", "100", "--seconds", "1", "--json"];
     let output = folder.outboxd("bench", &[&arguments[..], &small].concat()).output().await.unwrap();
     let stderr = String::from_utf8(output.stderr).unwrap();
@@ -24,6 +25,7 @@ async fn every_quick_scenario_measures_on_a_server_of_its_own_and_removes_it() {
     let expected = [
         "drain",
         "fanout",
+        "flow",
         "enqueue",
         "enqueue",
         "latency",

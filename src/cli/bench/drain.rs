@@ -1,4 +1,4 @@
-//! `drain`, `fanout` and `backlog`: a log that is there already, worked off as fast as it goes.
+//! `drain`, `fanout`, `flow` and `backlog`: a log that is there already, worked off as fast as it goes.
 
 use super::super::Failure;
 use super::clock;
@@ -69,6 +69,50 @@ async fn floor(stand: &Stand, events: u32, handlers: u32) -> Result<Floor, Failu
     part.stop().await?;
     let rate = f64::from(events) * f64::from(handlers) / clock::between(first, last).as_secs_f64();
     Ok(Floor { rate, wal_bytes: spent.wal_bytes, cpu_seconds: spent.cpu_seconds, own_seconds: used.cpu_seconds })
+}
+
+/// Steps of the flow that is measured, and handlers that it is compared with.
+const STEPS: u32 = 5;
+
+/// A flow of steps that do nothing beside as many handlers that do nothing, each for all of the events.
+pub(super) async fn flow(stand: &Stand, events: u32) -> Result<Vec<Figure>, Failure> {
+    let apart = worked_off(stand, events, &Role::Daemon { handlers: STEPS, takes: 0, tells: false }, STEPS).await?;
+    // The instance has a row, too.
+    let together = worked_off(stand, events, &Role::Flow { steps: STEPS }, STEPS + 1).await?;
+    Ok(vec![
+        Figure::new("events/s, and with five handlers", together.rate)
+            .floor(apart.rate)
+            .target(Target::RatioAtLeast(0.4)),
+        Figure::new("WAL bytes/event, and with five handlers", together.wal_bytes).floor(apart.wal_bytes),
+        Figure::new("daemon and server CPU ms/1,000 events, and with five handlers", together.cpu_ms)
+            .floor(apart.cpu_ms)
+            .target(Target::RatioAtMost(2.5)),
+    ])
+}
+
+/// What an event has cost.
+struct Cost {
+    rate: f64,
+    wal_bytes: f64,
+    cpu_ms: f64,
+}
+
+async fn worked_off(stand: &Stand, events: u32, role: &Role, rows: u32) -> Result<Cost, Failure> {
+    stand.fresh().await?;
+    stand.fill(events).await?;
+    let mark = stand.mark().await?;
+    let mut daemon = Part::start(stand, role)?;
+    let first = daemon.says_when("first").await?;
+    let last = stand.until_done(rows).await?;
+    let spent = stand.since(&mark).await?;
+    let used = daemon.used()?;
+    daemon.stop().await?;
+    let events = f64::from(events);
+    Ok(Cost {
+        rate: events / clock::between(first, last).as_secs_f64(),
+        wal_bytes: spent.wal_bytes / events,
+        cpu_ms: (used.cpu_seconds + spent.cpu_seconds.unwrap_or_default()) * 1e6 / events,
+    })
 }
 
 /// The rate and the memory with a backlog of this size and with one of a tenth of it.

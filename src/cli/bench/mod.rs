@@ -63,8 +63,15 @@ pub(super) struct Bench {
 }
 
 /// What takes a few minutes in all.
-const QUICK: [Scenario; 6] =
-    [Scenario::Drain, Scenario::Fanout, Scenario::Enqueue, Scenario::Latency, Scenario::Steady, Scenario::Http];
+const QUICK: [Scenario; 7] = [
+    Scenario::Drain,
+    Scenario::Fanout,
+    Scenario::Flow,
+    Scenario::Enqueue,
+    Scenario::Latency,
+    Scenario::Steady,
+    Scenario::Http,
+];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Scenario {
@@ -72,6 +79,8 @@ enum Scenario {
     Drain,
     /// 100,000 events are there: four such handlers, each for all of them
     Fanout,
+    /// 50,000 events are there: a flow of five steps that do nothing, and five handlers that do nothing
+    Flow,
     /// 16 producers commit for 60 s, and 64: with the trigger and without
     Enqueue,
     /// 1,000 events, one at a time
@@ -141,6 +150,7 @@ impl Case {
         match (self.scenario, self.size) {
             (Scenario::Drain, Size::Events(events)) => drain::run(stand, events, 1).await,
             (Scenario::Fanout, Size::Events(events)) => drain::run(stand, events, 4).await,
+            (Scenario::Flow, Size::Events(events)) => drain::flow(stand, events).await,
             (Scenario::Backlog, Size::Events(events)) => drain::backlog(stand, events).await,
             (Scenario::Latency, Size::Events(events)) => latency::idle(stand, events).await,
             (Scenario::Http, Size::Events(events)) => http::run(stand, events).await,
@@ -161,6 +171,7 @@ impl Scenario {
         match self {
             Self::Drain => "drain",
             Self::Fanout => "fanout",
+            Self::Flow => "flow",
             Self::Enqueue => "enqueue",
             Self::Latency => "latency",
             Self::Steady => "steady",
@@ -180,6 +191,7 @@ impl Scenario {
         let sizes = match self {
             Self::Drain => vec![events(300_000)],
             Self::Fanout => vec![events(100_000)],
+            Self::Flow => vec![events(50_000)],
             Self::Enqueue => vec![Size::Producers(16, seconds(60)), Size::Producers(64, seconds(60))],
             Self::Latency => vec![events(1000)],
             Self::Steady => vec![Size::Rate(500, seconds(20), lone), Size::Rate(2000, seconds(20), lone)],

@@ -20,7 +20,7 @@ use super::super::{Failure, Global};
 use super::stand::Stand;
 use super::{clock, floor, sink};
 use crate::config::{Config, DeliveryConfig, Start};
-use crate::daemon::Daemon;
+use crate::daemon::{Daemon, Flow};
 use crate::event::Attempt;
 use crate::observe::{Observation, Observer};
 
@@ -51,6 +51,11 @@ pub(super) enum Role {
         /// Whether it tells of every attempt that begins
         #[arg(long)]
         tells: bool,
+    },
+    /// The daemon, with a flow of steps in Rust that do nothing, one after the other
+    Flow {
+        #[arg(long)]
+        steps: u32,
     },
     /// The daemon, with an HTTP handler
     Posts {
@@ -124,6 +129,10 @@ impl Role {
                 let daemon = builder.target(global.target()?).observer(observer(rings)).build()?;
                 Ok(daemon.run(stop.clone()).await?)
             }
+            Self::Flow { steps } => {
+                let builder = Daemon::builder().flow(chain(steps)).target(global.target()?);
+                Ok(builder.observer(observer(rings)).build()?.run(stop.clone()).await?)
+            }
             Self::Posts { url } => {
                 let builder = Daemon::builder().config(posting(&url)?).target(global.target()?);
                 Ok(builder.observer(observer(rings)).build()?.run(stop.clone()).await?)
@@ -134,6 +143,24 @@ impl Role {
             Self::Sink => sink::run(stop).await,
         }
     }
+}
+
+/// A flow of so many steps that do nothing, one after the other. The first one says when it is called for the first time.
+fn chain(steps: u32) -> Flow {
+    let (begun, mut flow) = (AtomicU64::new(0), Flow::new("bench", ["bench.event"]).start(Start::Beginning));
+    let mut delivery = DeliveryConfig::new(Vec::new());
+    delivery.concurrency = CONCURRENCY;
+    flow = flow.step_with("step_1", &[], delivery.clone(), move |_: Attempt| {
+        if begun.fetch_add(1, Ordering::Relaxed) == 0 {
+            say(&format!("first {}", clock::now()));
+        }
+        std::future::ready(())
+    });
+    for n in 2..=steps {
+        let before = format!("step_{}", n - 1);
+        flow = flow.step_with(&format!("step_{n}"), &[&before], delivery.clone(), async |_: Attempt| ());
+    }
+    flow
 }
 
 /// The configuration of a daemon that posts every event to this URL.
@@ -256,6 +283,7 @@ impl Part {
 impl Role {
     fn args(&self) -> Vec<String> {
         let args: &[&dyn std::fmt::Display] = match self {
+            Self::Flow { steps } => &[&"flow", &"--steps", steps],
             Self::Daemon { handlers, takes, tells: false } => &[&"daemon", &"--handlers", handlers, &"--takes", takes],
             Self::Daemon { handlers, takes, tells: true } => {
                 &[&"daemon", &"--handlers", handlers, &"--takes", takes, &"--tells"]
