@@ -20,7 +20,7 @@
 -- elsewhere cannot slow them down. Both are partitioned by event id, never by time: a long transaction may
 -- commit late. The daemon makes partitions ahead (outbox.add_partitions); the default partition takes what comes
 -- when no daemon has run for a long time, so an INSERT never fails for lack of a partition. What has finished and is old
--- goes by whole partitions, events and outcomes together (V4__retention.sql).
+-- goes by whole partitions, events and outcomes together (V5__retention.sql).
 --
 -- Every table says with CHECKs which rows are impossible; the name of the constraint is the message.
 -- Needs PostgreSQL 13 (xid8, pg_current_xact_id). Apps need INSERT on outbox.event, nothing else.
@@ -81,8 +81,9 @@ CREATE TABLE outbox.done (
     PRIMARY KEY (event_id, handler),
     CONSTRAINT outcome_is_done_cancelled_expired_discarded_or_compensated
         CHECK (outcome IN ('done', 'cancelled', 'expired', 'discarded', 'compensated')),
+    -- Or it was merged into a later one of its key, which does its work.
     CONSTRAINT done_took_an_attempt
-        CHECK (outcome <> 'done' OR (attempt >= 1 AND started_at IS NOT NULL)),
+        CHECK (outcome <> 'done' OR (attempt >= 1 AND started_at IS NOT NULL) OR result ? 'merged_into'),
     CONSTRAINT result_is_at_most_64_kibibytes
         CHECK (pg_column_size(result) <= 65536)
 ) PARTITION BY RANGE (event_id);
@@ -186,6 +187,8 @@ CREATE TABLE outbox.handler (
     first_id    bigint      NOT NULL,
     -- One delivery of a key at a time, in order; what a dead one does to those behind it. Null: no order.
     ordered     text,
+    -- Only the latest of those of a key that wait is handed over.
+    "coalesce"  boolean     NOT NULL DEFAULT false,
     -- The topics of the events that tell of a delivery that succeeded, and of a dead one.
     on_done     text,
     on_dead     text,
@@ -200,6 +203,7 @@ CREATE TABLE outbox.handler (
     breaker_error text,
     updated_at  timestamptz NOT NULL DEFAULT now(),
     CONSTRAINT ordered_is_block_or_skip CHECK (ordered IN ('block', 'skip')),
+    CONSTRAINT what_is_merged_is_ordered_and_skips CHECK (NOT "coalesce" OR ordered = 'skip'),
     CONSTRAINT breaker_is_closed_or_open CHECK (breaker IN ('closed', 'open')),
     CONSTRAINT pause_reason_is_at_most_4_kibibytes CHECK (octet_length(pause_reason) <= 4096),
     CONSTRAINT name_is_1_to_63_letters_digits_underscores_dashes CHECK (name ~ '^[A-Za-z0-9_-]{1,63}(/[A-Za-z0-9_-]{1,63}(/compensate)?)?$'),

@@ -75,6 +75,8 @@ pub enum Observation {
     Dead { event: EventId, handler: Arc<str>, attempt: u32, error: String },
     /// A delivery expired before it ran.
     Expired { event: EventId, handler: Arc<str> },
+    /// It has not begun, and a later one of its key does its work. What is merged in the database is not told.
+    Merged { event: EventId, handler: Arc<str>, into: EventId },
     /// An outcome was refused: the delivery had been finished or taken away by somebody else.
     Refused { event: EventId, handler: Arc<str>, attempt: u32 },
     /// The states of so many deliveries were written together.
@@ -144,7 +146,8 @@ impl Observation {
             | Self::Answered { .. }
             | Self::Dead { .. }
             | Self::Cancelled { .. }
-            | Self::Expired { .. } => self.log_delivery(),
+            | Self::Expired { .. }
+            | Self::Merged { .. } => self.log_delivery(),
             _ => self.log_daemon(),
         }
     }
@@ -180,6 +183,9 @@ impl Observation {
             }
             Self::Cancelled { event, handler } => info!(%event, %handler, "cancelled while it ran"),
             Self::Expired { event, handler } => info!(%event, %handler, "expired before it ran"),
+            Self::Merged { event, handler, into } => {
+                debug!(%event, %handler, %into, "merged into a later one of its key");
+            }
             _ => {}
         }
     }

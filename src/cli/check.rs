@@ -37,10 +37,20 @@ impl Check {
             return print(&config.to_toml());
         }
         let mut findings = Findings::default();
-        match config.handlers.len() {
-            0 => findings.bad.push("no [handler.NAME] is configured: the daemon has nothing to do".to_owned()),
-            1 => findings.good.push("the configuration has 1 handler".to_owned()),
-            count => findings.good.push(format!("the configuration has {count} handlers")),
+        let count = |count: usize, what: &str| match count {
+            0 => None,
+            1 => Some(format!("1 {what}")),
+            count => Some(format!("{count} {what}s")),
+        };
+        match (count(config.handlers.len(), "handler"), count(config.flows.len(), "flow")) {
+            (None, None) => {
+                let nothing = "no [handler.NAME] or [flow.NAME] is configured: the daemon has nothing to do";
+                findings.bad.push(nothing.to_owned());
+            }
+            (Some(some), None) | (None, Some(some)) => findings.good.push(format!("the configuration has {some}")),
+            (Some(handlers), Some(flows)) => {
+                findings.good.push(format!("the configuration has {handlers} and {flows}"));
+            }
         }
         if !self.offline {
             let session = global.target()?.connect("check").await?;

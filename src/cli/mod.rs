@@ -66,6 +66,9 @@ enum Verb {
     /// What the demo's command handlers run
     #[command(hide = true)]
     DemoCommand(demo::DemoCommand),
+    /// The daemon of a larger demo
+    #[command(hide = true)]
+    DemoDaemon(demo::DemoDaemon),
     /// Make the schema `outbox`, or bring it up to date
     Migrate(migrate::Migrate),
     /// Check the configuration and the database, and say what is wrong
@@ -113,6 +116,7 @@ impl Cli {
                 Verb::Run(run) => run.run(&global).await,
                 Verb::Demo(demo) => demo.run(&global).await,
                 Verb::DemoCommand(command) => command.run(),
+                Verb::DemoDaemon(daemon) => daemon.run(&global).await,
                 Verb::Migrate(migrate) => migrate.run(&global).await,
                 Verb::Check(check) => check.run(&global).await,
                 Verb::Status(status) => status.run(&global).await,

@@ -41,6 +41,7 @@ pub(super) fn read_for(reader: &mut Reader<'_>, table: &Table<'_>, topics: Vec<P
         delivery.callback = reader.boolean(&field, "write true or false").unwrap_or_default();
     }
     delivery.ordered = ordered(reader, table);
+    coalesce(reader, table, &mut delivery);
     let records = [("late", Record::Late), ("start", Record::Start)];
     reader.set_choice(table, "record", "a time to record", &records, &mut delivery.record);
     if delivery.callback {
@@ -221,6 +222,23 @@ pub(super) fn ordered(reader: &mut Reader<'_>, table: &Table<'_>) -> Option<OnDe
         reader.refuse(&field, "without order nobody waits for a dead delivery; write `ordered = true`, or remove it");
     }
     ordered.unwrap_or_default().then_some(on_dead_key)
+}
+
+/// Those of a key are merged one behind the other, so it keeps their order, and what is dead holds up nobody.
+fn coalesce(reader: &mut Reader<'_>, table: &Table<'_>, delivery: &mut DeliveryConfig) {
+    let Some(field) = reader.field(table, "coalesce") else { return };
+    if reader.choice(&field, "what events are merged by", &[("key", ())], "write \"key\"").is_none() {
+        return;
+    }
+    let rule = "events of one key are merged in their order";
+    if let (None, Some(field)) = (delivery.ordered, reader.field(table, "ordered")) {
+        reader.refuse(&field, format!("with `coalesce` {rule}; write true, or remove it"));
+    }
+    if let (Some(OnDeadKey::Block), Some(field)) = (delivery.ordered, reader.field(table, "on_dead_key")) {
+        reader
+            .refuse(&field, "with `coalesce` a later event does the work of a dead one; write \"skip\", or remove it");
+    }
+    (delivery.ordered, delivery.coalesce) = (Some(OnDeadKey::Skip), true);
 }
 
 /// A key and its value as a message shows them.

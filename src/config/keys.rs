@@ -26,6 +26,7 @@ pub(super) const HANDLER: &[&str] = &[
     "callback",
     "ordered",
     "on_dead_key",
+    "coalesce",
     "record",
     "breaker",
     "on_done",

@@ -178,6 +178,9 @@ pub struct DeliveryConfig {
     pub callback: bool,
     /// One delivery of a key at a time, in order; what a dead one does to those behind it. `None`: no order.
     pub ordered: Option<OnDeadKey>,
+    /// Of those of a key that wait, only the latest is handed over; the others are done as merged. With `ordered` only, and
+    /// [`OnDeadKey::Skip`].
+    pub coalesce: bool,
     /// An attempt has a row before it begins, not only after it has lasted a second.
     pub record: Record,
     /// Whether nothing but probes is sent to a target that cannot be reached or fails.
@@ -209,6 +212,7 @@ impl DeliveryConfig {
             poll: None,
             callback: false,
             ordered: None,
+            coalesce: false,
             record: Record::Late,
             breaker: true,
             on_done: None,

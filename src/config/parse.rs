@@ -90,9 +90,18 @@ fn root(reader: &mut Reader<'_>, document: &DeTable<'_>) -> Config {
 }
 
 fn callbacks_can_come(reader: &mut Reader<'_>, field: &Field<'_>, daemon: &DaemonConfig, who: Option<String>) {
-    if let (Some(who), None, None) = (who, daemon.listen, &daemon.callback_url) {
-        let rule = "write `callback_url`, or let `listen` be an address";
-        reader.refuse(field, format!("{who} takes callbacks, and none can reach this daemon; {rule}"));
+    let (Some(who), None) = (who, &daemon.callback_url) else { return };
+    match daemon.listen {
+        None => {
+            let rule = "write `callback_url`, or let `listen` be an address";
+            reader.refuse(field, format!("{who} takes callbacks, and none can reach this daemon; {rule}"));
+        }
+        // It is no address that somebody could post to.
+        Some(address) if address.ip().is_unspecified() => {
+            let rule = "write `callback_url`, the address of this machine that they reach";
+            reader.refuse(field, format!("{who} takes callbacks, and `listen` is {address}; {rule}"));
+        }
+        Some(_) => {}
     }
 }
 

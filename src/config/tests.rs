@@ -69,8 +69,8 @@ fn the_examples_of_the_default_file_show_every_key_with_its_default() {
     let config = parse(&uncommented()).unwrap();
     assert_eq!(config.daemon.database_url, Some(Secret::new("hunter2".to_owned())));
     let names: Vec<&str> = config.handlers.iter().map(|handler| &*handler.name).collect();
-    assert_eq!(names, ["account", "ledger", "payment", "thumbnail", "welcome_email"]);
-    let special = ["account", "payment"];
+    assert_eq!(names, ["account", "ledger", "payment", "search", "thumbnail", "welcome_email"]);
+    let special = ["account", "payment", "search"];
     for handler in config.handlers.iter().filter(|handler| !special.contains(&&*handler.name)) {
         assert_eq!(handler.delivery, DeliveryConfig::new(handler.delivery.topics.clone()));
     }

@@ -135,6 +135,9 @@ fn write_order(out: &mut String, delivery: &DeliveryConfig) -> fmt::Result {
     if let Some(on_dead_key) = delivery.ordered {
         writeln!(out, "on_dead_key = \"{}\"", on_dead_key.as_str())?;
     }
+    if delivery.coalesce {
+        writeln!(out, "coalesce = \"key\"")?;
+    }
     Ok(())
 }
 

@@ -100,6 +100,7 @@ pub(super) fn registrations(specs: &[HandlerSpec]) -> Vec<Registration> {
             poll,
             callback,
             ordered,
+            coalesce,
             record,
             breaker,
             on_done,
@@ -126,6 +127,7 @@ pub(super) fn registrations(specs: &[HandlerSpec]) -> Vec<Registration> {
                 "breaker": breaker,
             }),
             ordered: ordered.map(OnDeadKey::as_str),
+            coalesce: *coalesce,
             on_done: on_done.clone(),
             on_dead: on_dead.clone(),
             flow: match &spec.part {

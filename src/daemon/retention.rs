@@ -1,6 +1,6 @@
 //! Retention: what has finished goes when it is old, partition by partition, and who keeps it is told of.
 //!
-//! Whether something may go is decided in PostgreSQL, in the transaction in which it goes (`migrations/V4__retention.sql`).
+//! Whether something may go is decided in PostgreSQL, in the transaction in which it goes (`migrations/V5__retention.sql`).
 //! Here is only when to ask, and what is remembered so that a large partition is not read in every round.
 
 use std::collections::HashMap;

@@ -54,6 +54,8 @@ pub enum Ended {
     PutBack,
     /// It expired before it ran.
     Expired,
+    /// A later one of its key does its work.
+    Merged { into: EventId },
     /// Its attempt has not ended and gets a row.
     StillRunning,
     /// It is an instance of a flow, of which nothing runs here any more: it goes on with rows.
@@ -79,7 +81,7 @@ impl Ended {
     /// Whether the delivery gets a row in `outbox.done`, and one that it has in `outbox.open` goes.
     #[must_use]
     pub fn finishes(&self) -> bool {
-        matches!(self, Self::Settled(Settlement::Done { .. }) | Self::Expired)
+        matches!(self, Self::Settled(Settlement::Done { .. }) | Self::Expired | Self::Merged { .. })
     }
 
     /// What becomes of the delivery when this is refused.
@@ -97,9 +99,10 @@ impl Ended {
     pub fn fate(&self) -> Fate {
         match self {
             Self::StillRunning => Fate::Recorded,
-            Self::Settled(Settlement::Done { .. } | Settlement::Committed { .. }) | Self::Expired | Self::Cancelled => {
-                Fate::Ended { finished: true }
-            }
+            Self::Settled(Settlement::Done { .. } | Settlement::Committed { .. })
+            | Self::Expired
+            | Self::Merged { .. }
+            | Self::Cancelled => Fate::Ended { finished: true },
             Self::Settled(_) | Self::Scheduled { .. } | Self::Blocked | Self::PutBack | Self::Stands | Self::CutOff => {
                 Fate::Ended { finished: false }
             }

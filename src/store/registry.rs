@@ -53,6 +53,8 @@ pub struct Registration {
     pub on_dead_step: Option<&'static str>,
     /// What a dead delivery does to those of its key behind it; `None`: there is no order.
     pub ordered: Option<&'static str>,
+    /// Whether only the latest of those of a key that wait is handed over.
+    pub coalesce: bool,
     pub on_done: Option<String>,
     pub on_dead: Option<String>,
     pub beginning: bool,

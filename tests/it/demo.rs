@@ -65,6 +65,30 @@ async fn demo_once_tells_programs_the_same() {
     );
 }
 
+/// Everything fails that can: third parties, the daemon, PostgreSQL. The demo's own audit says whether the books agree.
+#[tokio::test]
+async fn demo_order_ends_with_books_that_agree() {
+    let folder = Folder::new();
+    let output = folder.outboxd("demo", &["order", "--orders", "80", "--json"]).output().await.unwrap();
+    let verdict: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(output.status.success() && verdict["ok"] == true, "{verdict:#}");
+    let count = |what: &str| verdict[what].as_i64().unwrap();
+    assert_eq!(count("done") + count("compensated"), 80, "{verdict:#}");
+    // Cards are refused and shelves run empty for the same orders every time.
+    assert!(count("compensated") >= 5, "{verdict:#}");
+    folder.nothing_is_left().await;
+}
+
+#[tokio::test]
+async fn demo_ocr_ends_with_every_document_read_or_explained() {
+    let folder = Folder::new();
+    let output = folder.outboxd("demo", &["ocr", "--documents", "60", "--json"]).output().await.unwrap();
+    let verdict: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(output.status.success() && verdict["ok"] == true, "{verdict:#}");
+    assert_eq!(verdict["states"]["done"], 57, "{verdict:#}");
+    folder.nothing_is_left().await;
+}
+
 #[tokio::test]
 async fn demo_without_postgresql_says_in_one_line_what_to_install() {
     let folder = Folder::new();

@@ -129,6 +129,50 @@ async fn a_daemon_that_dies_in_the_middle_repeats_no_step_that_was_done() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_step_that_is_answered_while_no_daemon_runs_is_followed_by_the_next_one() {
+    let (database, script) = (Database::new().await, Script::default());
+    let session = database.session().await;
+    let running = Running::start(daemon(&database).flow(chain(&script))).await;
+    script.answers("b", [wait(), wait()]);
+    let events = publish_many(&session, "placed", 2).await;
+    let waiting = "SELECT count(*) FROM outbox.open WHERE handler = 'chain/b' AND state = 'waiting'";
+    let standing = "SELECT count(*) FROM outbox.open WHERE flow_version IS NOT NULL";
+    until("both wait", async || {
+        (text(&session, waiting).await, text(&session, standing).await) == ("2".into(), "2".into())
+    })
+    .await;
+    running.kill().await;
+    let [one, other] = events[..] else { panic!("two events") };
+    assert_eq!(text(&session, &format!("SELECT outbox.complete({one}, 'chain/b', '7')")).await, "true");
+    let ended = format!("SELECT outbox.fail({other}, 'chain/b', 'no money', dead => true)");
+    assert_eq!(text(&session, &ended).await, "true");
+    // What follows is there before anybody runs it.
+    let next = "SELECT handler FROM outbox.open WHERE state = 'scheduled' ORDER BY 1";
+    assert_eq!(texts(&session, next).await, ["chain/a/compensate", "chain/c"]);
+    let running = Running::start(daemon(&database).flow(chain(&script))).await;
+    is(&session, one, "chain", "done").await;
+    is(&session, other, "chain", "compensated").await;
+    assert_eq!(script.results("e")["b"], 7);
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_step_whose_answer_never_comes_is_undone_when_its_time_is_over() {
+    let (database, script) = (Database::new().await, Script::default());
+    let session = database.session().await;
+    let running = Running::start(daemon(&database).flow(order(&script))).await;
+    // Two failures are too many.
+    let never = Outcome::Wait { timeout: Some(std::time::Duration::from_millis(100)) };
+    script.answers("payment", [never.clone(), never]);
+    let event = publish(&session, "placed").await;
+    is(&session, event, "order", "compensated").await;
+    let undone: Vec<String> = script.calls().into_iter().filter(|call| call.contains('/')).collect();
+    assert_eq!(undone, ["payment/compensate 1", "parcel/compensate 1", "stock/compensate 1"]);
+    assert_eq!(text(&session, &format!("SELECT outbox.complete({event}, 'order/payment')")).await, "false", "too late");
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_daemon_that_stops_leaves_what_it_has_begun_to_the_next_one() {
     let (database, script) = (Database::new().await, Script::default());
     let session = database.session().await;

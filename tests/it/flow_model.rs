@@ -11,7 +11,7 @@ use outboxd::postgres::Session;
 use outboxd::store::Store;
 use outboxd::store::settle::{Finished, Opened};
 
-use crate::harness::{Database, publish, texts};
+use crate::harness::{Database, publish, texts, until};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
@@ -401,18 +401,59 @@ async fn begin<'a>(session: &'a Session, store: &'a Store, rng: &mut Rng) -> Wor
     world
 }
 
+const HANDLERS: &str = "
+    INSERT INTO outbox.handler (name, topics, topic_regex, kind, settings, first_id)
+    VALUES ('f', '{placed}', outbox.topic_regex('{placed}'), 'flow', '{}', 0);
+    INSERT INTO outbox.handler (name, flow, topics, topic_regex, kind, settings, first_id)
+    SELECT 'f/s' || i || undo, 'f', '{}', outbox.topic_regex('{}'), 'rust', '{\"retry\": {\"max_attempts\": 9}}', 0
+    FROM generate_series(0, 5) i, unnest(ARRAY['', '/compensate']) undo;";
+
+/// The daemon gives an instance its row while a callback ends its step: neither sees what the other one does before it commits.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_step_that_ends_while_its_flow_gets_its_row_is_followed_by_the_next_one() {
+    let database = Database::new().await;
+    let (session, other) = (database.session().await, database.session().await);
+    session.client.batch_execute(HANDLERS).await.unwrap();
+    let steps =
+        r#"[{"name": "s0", "after": [], "compensate": null}, {"name": "s1", "after": ["s0"], "compensate": null}]"#;
+    session.client.batch_execute(&format!("SELECT outbox.define_flow('f', '{steps}', 'hold')")).await.unwrap();
+    for callback_is_first in [true, false] {
+        let event = publish(&session, "placed").await;
+        let waits = format!(
+            "INSERT INTO outbox.open (event_id, handler, state, attempt, due_at, flow, topic, payload, headers, priority, created_at)
+             SELECT id, 'f/s0', 'waiting', 1, now() + interval '1 hour', 'f', topic, payload, headers, priority, created_at
+             FROM outbox.event WHERE id = {event}"
+        );
+        session.client.batch_execute(&waits).await.unwrap();
+        let ends = format!("SELECT outbox.complete({event}, 'f/s0')");
+        let begins = format!("SELECT outbox.begin_flow({event}, 'f')");
+        let (first, second) = if callback_is_first { (&ends, &begins) } else { (&begins, &ends) };
+        session.client.batch_execute(&format!("BEGIN; {first}")).await.unwrap();
+        let waits = async {
+            until("the second one waits for the first", async || {
+                let waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+                texts(&session, waiting).await == ["1"]
+            })
+            .await;
+            session.client.batch_execute("COMMIT").await.unwrap();
+        };
+        let (second, ()) = tokio::join!(other.client.batch_execute(second), waits);
+        second.unwrap();
+        let states = format!("SELECT handler || ' ' || state FROM outbox.open WHERE event_id = {event} ORDER BY 1");
+        assert_eq!(
+            texts(&session, &states).await,
+            ["f waiting", "f/s1 scheduled"],
+            "callback first: {callback_is_first}"
+        );
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn random_histories_of_a_flow_are_those_of_the_model() {
     let database = Database::new().await;
     let session = database.session().await;
     let store = Store::new(database.session().await);
-    let handlers = "
-        INSERT INTO outbox.handler (name, topics, topic_regex, kind, settings, first_id)
-        VALUES ('f', '{placed}', outbox.topic_regex('{placed}'), 'flow', '{}', 0);
-        INSERT INTO outbox.handler (name, flow, topics, topic_regex, kind, settings, first_id)
-        SELECT 'f/s' || i || undo, 'f', '{}', outbox.topic_regex('{}'), 'rust', '{\"retry\": {\"max_attempts\": 9}}', 0
-        FROM generate_series(0, 5) i, unnest(ARRAY['', '/compensate']) undo;";
-    session.client.batch_execute(handlers).await.unwrap();
+    session.client.batch_execute(HANDLERS).await.unwrap();
     let mut ends: BTreeMap<&'static str, usize> = BTreeMap::new();
     for seed in 0..150 {
         let mut rng = Rng::with_seed(seed);

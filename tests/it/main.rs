@@ -10,6 +10,7 @@ mod callback;
 mod calm;
 mod cli;
 mod clock;
+mod coalesce;
 mod connect;
 mod crash;
 mod demo;

@@ -2,11 +2,15 @@
 
 use std::time::{Duration, Instant};
 
+use tokio_postgres::error::SqlState;
+
 use super::super::Failure;
 use super::clock;
 use crate::postgres::throwaway::Options;
 use crate::postgres::{Session, Target, ThrowawayPostgres, migrate};
 
+/// How often the schema is dropped, when a deadlock keeps it.
+const DROPS_MAX: usize = 5;
 const DATABASE: &str = "postgres";
 /// So that no checkpoint falls into a run, as on a server that is set up for its load; and each line of the log tells whose it is.
 const SETTINGS: [(&str, &str); 4] =
@@ -189,10 +193,14 @@ impl Stand {
     }
 
     async fn drop_schema(&self) -> Result<(), Failure> {
-        Ok(self
-            .session
-            .client
-            .batch_execute("SET client_min_messages = warning; DROP SCHEMA IF EXISTS outbox CASCADE")
-            .await?)
+        let drop = "SET client_min_messages = warning; DROP SCHEMA IF EXISTS outbox CASCADE";
+        // A daemon that has ended may have left a statement in PostgreSQL that still reads: the two lock the tables in different order.
+        for _ in 1..DROPS_MAX {
+            match self.session.client.batch_execute(drop).await {
+                Err(error) if error.code() == Some(&SqlState::T_R_DEADLOCK_DETECTED) => {}
+                ended => return Ok(ended?),
+            }
+        }
+        Ok(self.session.client.batch_execute(drop).await?)
     }
 }

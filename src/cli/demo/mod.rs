@@ -7,19 +7,24 @@ mod app;
 mod check;
 mod command;
 mod live;
+mod ocr;
 mod once;
+mod order;
 mod receiver;
 mod screen;
 mod stage;
 mod summary;
+mod system;
 mod teller;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, Subcommand};
 use tokio_util::sync::CancellationToken;
 
+use self::ocr::OcrDemo;
+use self::order::OrderDemo;
 use self::screen::Screen;
 use self::stage::Stage;
 use super::output::print;
@@ -27,6 +32,7 @@ use super::signals::Signals;
 use super::{Failure, Global};
 
 pub(super) use self::command::DemoCommand;
+pub(super) use self::system::DemoDaemon;
 
 /// Making a PostgreSQL takes a second or so; whoever waits for longer is told for what.
 const PATIENCE: Duration = Duration::from_millis(300);
@@ -40,14 +46,25 @@ about them is ignored.
 Exit codes: 0; 1 if --once found something wrong; 69 if PostgreSQL is not installed.";
 
 #[derive(Debug, Args)]
-#[command(after_help = HELP)]
+#[command(after_help = HELP, args_conflicts_with_subcommands = true)]
 pub(super) struct Demo {
+    #[command(subcommand)]
+    system: Option<Larger>,
     /// Insert 60 events, wait for their deliveries, check that everything is as it should be, and end
     #[arg(long)]
     once: bool,
     /// Print what --once found as JSON
     #[arg(long, requires = "once")]
     json: bool,
+}
+
+/// A larger system, in which third parties misbehave.
+#[derive(Debug, Subcommand)]
+enum Larger {
+    /// Orders: stock, payment, parcel, message; what fails is undone, and an audit proves it
+    Order(OrderDemo),
+    /// Documents: a slow text recognition that dies and comes back, and a search index that refuses some of them
+    Ocr(OcrDemo),
 }
 
 impl Demo {
@@ -62,6 +79,11 @@ impl Demo {
     }
 
     async fn play(self, stop: &CancellationToken) -> Result<(), Failure> {
+        match self.system {
+            Some(Larger::Order(order)) => return order.run(stop).await,
+            Some(Larger::Ocr(ocr)) => return ocr.run(stop).await,
+            None => {}
+        }
         if !self.once {
             let screen = Screen::stdout();
             let result = live::run(&screen, stop).await;

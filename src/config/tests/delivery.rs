@@ -140,3 +140,22 @@ poll = "5s"
             outboxd.toml:53: handler.f.poll: this is a string; write a table such as { base = "5s", max = "5m", timeout = "1d" }"#]],
     );
 }
+
+#[test]
+fn what_is_merged_keeps_the_order_of_keys_and_what_is_dead_holds_up_nobody() {
+    let config = parse("[handler.a]\ntopics = [\"x\"]\nsql = \"a.f\"\ncoalesce = \"key\"").unwrap();
+    let delivery = &config.handlers[0].delivery;
+    assert!(delivery.coalesce && delivery.ordered == Some(OnDeadKey::Skip));
+    check(
+        "[handler.a]\ntopics = [\"x\"]\nsql = \"a.f\"\ncoalesce = \"id\"\n\
+         [handler.b]\ntopics = [\"x\"]\nsql = \"a.f\"\ncoalesce = \"key\"\nordered = false\n\
+         [handler.c]\ntopics = [\"x\"]\nsql = \"a.f\"\ncoalesce = \"key\"\nordered = true\non_dead_key = \"block\"\n\
+         [daemon]\nlisten = \"0.0.0.0:7474\"\n\
+         [handler.d]\ntopics = [\"x\"]\nsql = \"a.f\"\ncallback = true",
+        &expect![[r#"
+            outboxd.toml:1: handler: handler d takes callbacks, and `listen` is 0.0.0.0:7474; write `callback_url`, the address of this machine that they reach
+            outboxd.toml:4: handler.a.coalesce: "id" is not what events are merged by; write "key"
+            outboxd.toml:9: handler.b.ordered: with `coalesce` events of one key are merged in their order; write true, or remove it
+            outboxd.toml:15: handler.c.on_dead_key: with `coalesce` a later event does the work of a dead one; write "skip", or remove it"#]],
+    );
+}

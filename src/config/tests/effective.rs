@@ -62,6 +62,21 @@ fn the_effective_configuration_is_toml_with_every_default() {
         breaker = "on"
         start = "now"
 
+        [handler.search]
+        topics = ["product.changed"]
+        http = { url = "http://127.0.0.1:8000/index" }
+        concurrency = 8
+        timeout = "30s"
+        max_timeout = "30s"
+        retry = { max_attempts = 12, backoff = "exponential", base = "1s", max = "1h" }
+        callback = false
+        ordered = true
+        on_dead_key = "skip"
+        coalesce = "key"
+        record = "late"
+        breaker = "on"
+        start = "now"
+
         [handler.thumbnail]
         topics = ["file.uploaded"]
         command = ["/usr/local/bin/thumbnail", "--stdin"]

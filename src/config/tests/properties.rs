@@ -50,7 +50,7 @@ fn handlers() -> impl Strategy<Value = HandlerConfig> {
         prop::option::of("[a-z:_-]{1,5}(\\.[A-Z0-9]{1,5}){0,3}"),
         prop::option::of("[a-z:_-]{1,5}(\\.[A-Z0-9]{1,5}){0,3}"),
         prop::option::of(durations(1, 86_400_000)),
-        any::<bool>(),
+        any::<(bool, bool)>(),
         prop::option::of((durations(100, 86_400_000), 0u64..86_400_000, durations(1000, 2_592_000_000)).prop_map(
             |(base, more, timeout)| {
                 let max = (base + Duration::from_millis(more)).min(Duration::from_hours(24));
@@ -63,7 +63,8 @@ fn handlers() -> impl Strategy<Value = HandlerConfig> {
     ("[A-Za-z0-9_-]{1,63}", kinds(), topics, 1usize..=1000, durations(1, 86_400_000), retry, start, more).prop_map(
         |(name, kind, topics, concurrency, timeout, mut retry, start, more)| {
             let topics = topics.iter().map(|topic| topic.parse().unwrap()).collect();
-            let (ordered, record, breaker, on_done, on_dead, max_timeout, callback, poll) = more;
+            let (ordered, record, breaker, on_done, on_dead, max_timeout, (callback, coalesce), poll) = more;
+            let ordered = if coalesce { Some(OnDeadKey::Skip) } else { ordered };
             // What may be answered at any time has a row from the beginning.
             let record = if callback { Record::Start } else { record };
             let max_timeout = max_timeout.filter(|longest| *longest > timeout);
@@ -77,6 +78,7 @@ fn handlers() -> impl Strategy<Value = HandlerConfig> {
                 poll,
                 callback,
                 ordered,
+                coalesce,
                 record,
                 breaker,
                 on_done,
@@ -91,7 +93,7 @@ fn handlers() -> impl Strategy<Value = HandlerConfig> {
 /// What a step or a compensation is called with: what a handler is, without topics, order and beginning.
 fn called() -> impl Strategy<Value = (Kind, DeliveryConfig)> {
     handlers().prop_map(|HandlerConfig { kind, delivery, .. }| {
-        (kind, DeliveryConfig { topics: Vec::new(), ordered: None, start: Start::Now, ..delivery })
+        (kind, DeliveryConfig { topics: Vec::new(), ordered: None, coalesce: false, start: Start::Now, ..delivery })
     })
 }
 
@@ -168,7 +170,8 @@ fn configs() -> impl Strategy<Value = Config> {
         daemon.callback_url = url.map(|url| reqwest::Url::parse(&url).unwrap());
         for handler in &mut handlers {
             // None can reach a daemon that is nowhere.
-            handler.delivery.callback &= daemon.listen.is_some() || daemon.callback_url.is_some();
+            let somewhere = daemon.listen.is_some_and(|address| !address.ip().is_unspecified());
+            handler.delivery.callback &= somewhere || daemon.callback_url.is_some();
         }
         handlers.sort_by(|a, b| a.name.cmp(&b.name));
         handlers.dedup_by(|a, b| a.name == b.name);
@@ -176,7 +179,8 @@ fn configs() -> impl Strategy<Value = Config> {
         flows.dedup_by(|a, b| a.name == b.name);
         flows.retain(|flow| !handlers.iter().any(|handler| handler.name == flow.name));
         for step in flows.iter_mut().flat_map(|flow| &mut flow.steps) {
-            let nowhere = daemon.listen.is_none() && daemon.callback_url.is_none();
+            let nowhere =
+                daemon.callback_url.is_none() && daemon.listen.is_none_or(|address| address.ip().is_unspecified());
             step.delivery.callback &= !nowhere;
             if let Some(undo) = &mut step.compensate {
                 undo.delivery.callback &= !nowhere;

@@ -119,6 +119,11 @@ impl Delivery {
         self.stage == Stage::Unbegun
     }
 
+    /// Whether nobody knows of it yet: it has neither begun nor a row.
+    pub(super) fn is_free(&self) -> bool {
+        self.waits() && !self.has_row
+    }
+
     /// Whether it has a slot.
     pub(super) fn runs(&self) -> bool {
         matches!(self.stage, Stage::Recording | Stage::Running)

@@ -172,6 +172,23 @@ impl Keys {
         before > entry.waiting.len()
     }
 
+    /// Whose turn it is, and those without a row that wait before this one, who wait no more.
+    pub fn before(&mut self, key: KeyHash, ticket: Ticket) -> (Option<Ticket>, Vec<Ticket>) {
+        let Some(entry) = self.known.get_mut(&key) else { return (None, Vec::new()) };
+        let (stay, gone): (VecDeque<Waiting>, VecDeque<Waiting>) =
+            entry.waiting.drain(..).partition(|waiting| waiting.has_row || waiting.ticket == ticket);
+        entry.waiting = stay;
+        (entry.current, gone.into_iter().map(|waiting| waiting.ticket).collect())
+    }
+
+    /// One that was waiting takes the turn of the current one, which goes, and has no row.
+    pub fn take_over(&mut self, key: KeyHash, ticket: Ticket) {
+        if let Some(entry) = self.known.get_mut(&key) {
+            entry.waiting.retain(|waiting| waiting.ticket != ticket);
+            entry.current = Some(ticket);
+        }
+    }
+
     /// Everybody who waits in memory, who waits no more.
     pub fn drain(&mut self) -> Vec<Waiting> {
         self.known.values_mut().flat_map(|key| key.waiting.drain(..)).collect()

@@ -193,7 +193,10 @@ impl Lane {
         };
         match turn {
             Turn::Now => self.enqueue(ticket, logged.priority),
-            Turn::Later => self.unbegun += 1,
+            Turn::Later => {
+                self.unbegun += 1;
+                self.merge_into(ticket, now, steps);
+            }
             Turn::Blocked => self.block(ticket, now, steps),
         }
     }

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::super::write::{Ended, Ticket};
+use super::delivery::Delivery;
 use super::keys::{Next, Waiting};
 use super::{Lane, Step};
 use crate::event::KeyHash;
@@ -21,6 +22,29 @@ impl Lane {
                 self.unbegun -= 1;
                 self.block(behind, now, steps);
             }
+        }
+    }
+
+    /// One that waits in memory takes the place of those of its key that have not begun, if they are merged.
+    pub(super) fn merge_into(&mut self, ticket: Ticket, now: Instant, steps: &mut Vec<Step>) {
+        let into = self.deliveries.get(&ticket).filter(|_| self.config.coalesce);
+        let Some((key, into)) = into.and_then(|delivery| Some((delivery.key?, delivery.event.id))) else { return };
+        let Some(keys) = &mut self.keys else { return };
+        let (current, waiting) = keys.before(key, ticket);
+        for before in waiting {
+            self.unbegun -= 1;
+            steps.extend(self.write(before, Ended::Merged { into }, now));
+        }
+        // It takes the place in the queue, too: a key that changes all the time must come to its turn.
+        if let Some(current) = current.filter(|current| self.deliveries.get(current).is_some_and(Delivery::is_free))
+            && let Some(place) = self.queue.values_mut().flatten().find(|queued| **queued == current)
+        {
+            *place = ticket;
+            self.unbegun -= 1;
+            if let Some(keys) = &mut self.keys {
+                keys.take_over(key, ticket);
+            }
+            steps.extend(self.write(current, Ended::Merged { into }, now));
         }
     }
 

@@ -182,6 +182,10 @@ impl Batch {
                 self.attempt(write, "dead", Some(failure), now);
             }
             Ended::Expired => self.finish(write).push(write, "expired", None, now),
+            Ended::Merged { into } => {
+                let result = serde_json::json!({ "merged_into": into.0 });
+                self.finish(write).push(write, "done", Some(result), now);
+            }
             Ended::Blocked | Ended::PutBack => self.open(write).push(write, "blocked", write.failures, None, None, now),
             Ended::Cancelled => {
                 if write.has_row {

@@ -23,9 +23,16 @@ impl Term<'_> {
             match step {
                 Step::Start(start) => self.start_attempt(start),
                 Step::Write(write) => {
-                    if matches!(write.ended, Ended::Expired) {
-                        let (event, handler) = (write.event, Arc::clone(&write.handler));
-                        self.context.observer.tell(&Observation::Expired { event, handler });
+                    let (event, handler) = (write.event, &write.handler);
+                    match write.ended {
+                        Ended::Expired => {
+                            self.context.observer.tell(&Observation::Expired { event, handler: Arc::clone(handler) });
+                        }
+                        Ended::Merged { into } => {
+                            let handler = Arc::clone(handler);
+                            self.context.observer.tell(&Observation::Merged { event, handler, into });
+                        }
+                        _ => {}
                     }
                     self.request(Request::Write(write));
                 }

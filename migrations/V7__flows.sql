@@ -295,6 +295,9 @@ BEGIN
         ON CONFLICT DO NOTHING;
     END IF;
     DELETE FROM outbox.cancelling AS c WHERE c.event_id = begin_flow.event_id AND c.handler = begin_flow.flow AND c.flow;
+    -- Whoever is ending one of its steps does not see the row yet that was made here, and what he does is not seen here: he is waited
+    -- for, or waits and sees it.
+    PERFORM FROM outbox.open o WHERE o.event_id = begin_flow.event_id AND o.flow = begin_flow.flow ORDER BY o.handler FOR SHARE;
     PERFORM outbox.advance_flow(begin_flow.event_id, begin_flow.flow);
 END
 $$;
