@@ -4,6 +4,9 @@
 -- outbox.done has a row for each step that is done. As soon as one of them has a row in outbox.open, so has the instance, and from
 -- there on it is moved on in here: in the transaction in which a step ends, whoever ends it.
 
+-- The functions that others call ask for plans that are made once, and without sequential scans, for themselves and what they call:
+-- to plan a statement on a partitioned table takes longer than to do it, and a plan that was made while a table was empty would be kept.
+
 -- Refuses what needs to see what was committed while a lock was waited for.
 CREATE FUNCTION outbox.needs_read_committed(what text) RETURNS void
 LANGUAGE plpgsql
@@ -18,48 +21,61 @@ BEGIN
 END
 $$;
 
--- The steps of an instance, in the order of its definition, and what became of each: `outcome` when it has ended, `state` when it has
--- a row. The same of its compensation. `undo`: whether it is to be compensated when the flow fails.
-CREATE FUNCTION outbox.flow_steps(instance outbox.open) RETURNS TABLE (
+-- A step of an instance by its place in the definition, and what became of it: `outcome` when it has ended, `state` when it has a row.
+-- The same of its compensation. `undo`: whether it is to be compensated when the flow fails.
+CREATE TYPE outbox.flow_step AS (
     place bigint, name text, after jsonb, outcome text, state text, error text, undo boolean,
     undo_outcome text, undo_state text, undo_error text
-)
-LANGUAGE sql STABLE
+);
+
+-- The steps of an instance. PL/pgSQL here and below, because PostgreSQL plans what is written in SQL anew for every call.
+CREATE FUNCTION outbox.flow_steps(instance outbox.open) RETURNS outbox.flow_step[]
+LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT s.place, s.step->>'name', s.step->'after', instance.ended->(s.step->>'name')->>'outcome', o.state, o.last_error,
-           CASE s.step->>'compensate'
-               WHEN 'done' THEN coalesce(instance.ended->(s.step->>'name')->>'outcome' = 'done', false)
-               WHEN 'begun' THEN coalesce(o.attempt, (instance.ended->(s.step->>'name')->>'attempt')::integer, 0) >= 1
-               ELSE false
-           END,
-           instance.ended->(s.step->>'name' || '/compensate')->>'outcome', c.state, c.last_error
-    FROM outbox.flow_version v
-    CROSS JOIN jsonb_array_elements(v.steps) WITH ORDINALITY AS s (step, place)
-    LEFT JOIN outbox.open o ON o.event_id = instance.event_id AND o.handler = instance.handler || '/' || (s.step->>'name')
-    LEFT JOIN outbox.open c ON c.event_id = instance.event_id AND c.handler = instance.handler || '/' || (s.step->>'name') || '/compensate'
-    WHERE v.flow = instance.handler AND v.version = instance.flow_version
+BEGIN
+    RETURN ARRAY(
+        SELECT ROW (s.place, s.step->>'name', s.step->'after', instance.ended->(s.step->>'name')->>'outcome', o.state, o.last_error,
+            CASE s.step->>'compensate'
+                WHEN 'done' THEN coalesce(instance.ended->(s.step->>'name')->>'outcome' = 'done', false)
+                WHEN 'begun' THEN coalesce(o.attempt, (instance.ended->(s.step->>'name')->>'attempt')::integer, 0) >= 1
+                ELSE false
+            END,
+            instance.ended->(s.step->>'name' || '/compensate')->>'outcome', c.state, c.last_error)::outbox.flow_step
+        FROM outbox.flow_version v
+        CROSS JOIN jsonb_array_elements(v.steps) WITH ORDINALITY AS s (step, place)
+        LEFT JOIN outbox.open o ON o.event_id = instance.event_id AND o.handler = instance.handler || '/' || (s.step->>'name')
+        LEFT JOIN outbox.open c ON c.event_id = instance.event_id
+                               AND c.handler = instance.handler || '/' || (s.step->>'name') || '/compensate'
+        WHERE v.flow = instance.handler AND v.version = instance.flow_version
+        ORDER BY s.place
+    );
+END
 $$;
 
 -- The results of the steps that are done, by name; null for one without.
 CREATE FUNCTION outbox.flow_results(ended jsonb) RETURNS jsonb
-LANGUAGE sql IMMUTABLE
+LANGUAGE plpgsql IMMUTABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT coalesce(jsonb_object_agg(e.key, e.value->'result'), '{}') FROM jsonb_each(ended) AS e (key, value)
-    WHERE e.value->>'outcome' = 'done' AND e.key NOT LIKE '%/%'
+BEGIN
+    RETURN (SELECT coalesce(jsonb_object_agg(e.key, e.value->'result'), '{}') FROM jsonb_each(ended) AS e (key, value)
+            WHERE e.value->>'outcome' = 'done' AND e.key NOT LIKE '%/%');
+END
 $$;
 
 -- Lets a step of an instance, or a compensation, begin.
 CREATE FUNCTION outbox.begin_step(instance outbox.open, step text) RETURNS void
-LANGUAGE sql
+LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
+BEGIN
     INSERT INTO outbox.open (event_id, handler, state, due_at, flow, results, topic, key, payload, headers, priority, created_at)
     VALUES (instance.event_id, instance.handler || '/' || begin_step.step, 'scheduled', clock_timestamp(), instance.handler,
             outbox.flow_results(instance.ended), instance.topic, instance.key, instance.payload, instance.headers, instance.priority,
             instance.created_at)
-    ON CONFLICT DO NOTHING
+    ON CONFLICT DO NOTHING;
+END
 $$;
 
 -- Ends an instance. A dead step of one that was undone needs nobody any more.
@@ -83,7 +99,8 @@ BEGIN
             UPDATE outbox.open o SET state = 'dead' WHERE o.event_id = instance.event_id AND o.handler = instance.handler;
         END IF;
         result := jsonb_build_object('reason', instance.last_error, 'compensated', (
-            SELECT coalesce(jsonb_agg(s.name ORDER BY s.place DESC) FILTER (WHERE s.undo_outcome = 'done'), '[]') FROM outbox.flow_steps(instance) s));
+            SELECT coalesce(jsonb_agg(s.name ORDER BY s.place DESC) FILTER (WHERE s.undo_outcome = 'done'), '[]')
+            FROM unnest(outbox.flow_steps(instance)) s));
     END IF;
     INSERT INTO outbox.done (event_id, handler, outcome, attempt, started_at, finished_at, result)
     SELECT instance.event_id, instance.handler, end_flow.outcome, instance.attempt,
@@ -118,12 +135,13 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 #variable_conflict use_column
 DECLARE
+    steps  outbox.flow_step[] := outbox.flow_steps(instance);
     failed text;
     next   text;
 BEGIN
     WITH cut AS (
         DELETE FROM outbox.open o
-        USING outbox.flow_steps(instance) s
+        USING unnest(steps) s
         WHERE o.event_id = instance.event_id AND o.handler = instance.handler || '/' || s.name AND o.state NOT IN ('running', 'dead')
         RETURNING o.handler, o.attempt, o.last_error
     )
@@ -132,11 +150,11 @@ BEGIN
            jsonb_strip_nulls(jsonb_build_object('reason', 'the flow is being undone', 'error', left(c.last_error, 4096)))
     FROM cut c;
     -- Their triggers have gone on from here.
-    IF FOUND OR EXISTS (SELECT FROM outbox.flow_steps(instance) s WHERE s.state = 'running') THEN
+    IF FOUND OR EXISTS (SELECT FROM unnest(steps) s WHERE s.state = 'running') THEN
         RETURN;
     END IF;
     SELECT format('compensation of %s: %s; it undoes: %s', s.name, s.undo_error, instance.last_error) INTO failed
-    FROM outbox.flow_steps(instance) s WHERE s.undo_state = 'dead';
+    FROM unnest(steps) s WHERE s.undo_state = 'dead';
     IF FOUND THEN
         -- Why it is undone stays what it was, when the compensation has been seen to.
         UPDATE outbox.open o SET state = 'dead', last_error = left(failed, 4096), progress = to_jsonb(instance.last_error), updated_at = clock_timestamp()
@@ -148,10 +166,10 @@ BEGIN
         UPDATE outbox.open o SET state = 'waiting', last_error = instance.last_error, progress = NULL, updated_at = clock_timestamp()
         WHERE o.event_id = instance.event_id AND o.handler = instance.handler;
     END IF;
-    IF EXISTS (SELECT FROM outbox.flow_steps(instance) s WHERE s.undo_state IS NOT NULL) THEN
+    IF EXISTS (SELECT FROM unnest(steps) s WHERE s.undo_state IS NOT NULL) THEN
         RETURN;
     END IF;
-    SELECT s.name || '/compensate' INTO next FROM outbox.flow_steps(instance) s
+    SELECT s.name || '/compensate' INTO next FROM unnest(steps) s
     WHERE s.undo AND s.undo_outcome IS NULL ORDER BY s.place DESC LIMIT 1;
     IF FOUND THEN
         PERFORM outbox.begin_step(instance, next);
@@ -166,10 +184,13 @@ $$;
 CREATE FUNCTION outbox.advance_flow(event_id bigint, flow text) RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off
+SET plan_cache_mode = force_generic_plan
 AS $$
 #variable_conflict use_column
 DECLARE
     instance  outbox.open;
+    steps     outbox.flow_step[];
     cancelled jsonb;
     failed    record;
 BEGIN
@@ -196,14 +217,15 @@ BEGIN
         instance.state := 'waiting';
         instance.last_error := cancelled->>'reason';
     END IF;
+    steps := outbox.flow_steps(instance);
     IF instance.compensating IS NULL THEN
         SELECT s.outcome IS NOT NULL AS given_up, format('%s: %s', s.name, coalesce(s.error, s.outcome)) AS error INTO failed
-        FROM outbox.flow_steps(instance) s WHERE s.state = 'dead' OR s.outcome <> 'done' ORDER BY s.outcome IS NULL, s.place LIMIT 1;
+        FROM unnest(steps) s WHERE s.state = 'dead' OR s.outcome <> 'done' ORDER BY s.outcome IS NULL, s.place LIMIT 1;
         IF FOUND THEN
             instance.last_error := left('step ' || failed.error, 4096);
             -- Where there is nothing to undo, the dead step can be retried.
             IF failed.given_up OR (
-                EXISTS (SELECT FROM outbox.flow_steps(instance) s WHERE s.undo)
+                EXISTS (SELECT FROM unnest(steps) s WHERE s.undo)
                 AND EXISTS (SELECT FROM outbox.flow_version v WHERE v.flow = instance.handler AND v.version = instance.flow_version
                             AND v.on_dead_step = 'compensate')
             ) THEN
@@ -218,15 +240,17 @@ BEGIN
     END IF;
     UPDATE outbox.open o SET state = instance.state, ended = instance.ended, compensating = instance.compensating,
         last_error = instance.last_error, updated_at = clock_timestamp()
-    WHERE o.event_id = instance.event_id AND o.handler = instance.handler;
+    WHERE o.event_id = instance.event_id AND o.handler = instance.handler
+      AND (o.state, o.ended, o.compensating, o.last_error)
+          IS DISTINCT FROM (instance.state, instance.ended, instance.compensating, instance.last_error);
     IF instance.compensating IS NOT NULL THEN
         PERFORM outbox.undo_steps(instance);
     ELSIF instance.state = 'waiting' THEN
-        PERFORM outbox.begin_step(instance, s.name) FROM outbox.flow_steps(instance) s
+        PERFORM outbox.begin_step(instance, s.name) FROM unnest(steps) s
         WHERE s.outcome IS NULL AND s.state IS NULL
           AND NOT EXISTS (SELECT FROM jsonb_array_elements_text(s.after) AS a (name)
                           WHERE instance.ended->a.name->>'outcome' IS DISTINCT FROM 'done');
-        IF NOT EXISTS (SELECT FROM outbox.flow_steps(instance) s WHERE s.outcome IS NULL) THEN
+        IF NOT EXISTS (SELECT FROM unnest(steps) s WHERE s.outcome IS NULL) THEN
             PERFORM outbox.end_flow(instance, 'done');
         END IF;
     END IF;
@@ -274,6 +298,8 @@ CREATE TRIGGER keep_dead_step BEFORE UPDATE OF state ON outbox.open FOR EACH ROW
 CREATE FUNCTION outbox.begin_flow(event_id bigint, flow text) RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off
+SET plan_cache_mode = force_generic_plan
 AS $$
 #variable_conflict use_column
 DECLARE
@@ -306,6 +332,8 @@ $$;
 CREATE FUNCTION outbox.undo_flow(event_id bigint, flow text, reason text) RETURNS boolean
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off
+SET plan_cache_mode = force_generic_plan
 AS $$
 #variable_conflict use_column
 BEGIN

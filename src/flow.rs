@@ -150,6 +150,11 @@ impl Graph {
     pub fn steps(&self) -> &[Step] {
         &self.steps
     }
+
+    /// The places of the steps with which an instance begins.
+    pub fn first(&self) -> impl Iterator<Item = usize> {
+        self.before.iter().enumerate().filter(|(_, before)| **before == Steps::default()).map(|(place, _)| place)
+    }
 }
 
 /// The names of steps that wait for each other, of those of which none can go first.

@@ -253,13 +253,13 @@ async fn a_schema_that_is_behind_is_78() {
         &database,
         expect![[r#"
             run: 78
-            outboxd: the schema is at version 1, this outboxd needs 6: run outboxd migrate
+            outboxd: the schema is at version 1, this outboxd needs 7: run outboxd migrate
             check: 78
             ok       the configuration has 1 handler
             ok       PostgreSQL VERSION answers
-            problem  the schema is at version 1, this outboxd needs 6: run outboxd migrate
+            problem  the schema is at version 1, this outboxd needs 7: run outboxd migrate
             status: 78
-            outboxd: the schema is at version 1, this outboxd needs 6: run outboxd migrate
+            outboxd: the schema is at version 1, this outboxd needs 7: run outboxd migrate
         "#]],
     )
     .await;
@@ -272,13 +272,13 @@ async fn a_schema_that_is_newer_is_78() {
         &with_history(newer).await,
         expect![[r#"
             run: 78
-            outboxd: the schema was made by a newer outboxd (it is at version 9999, this one knows 6): update outboxd
+            outboxd: the schema was made by a newer outboxd (it is at version 9999, this one knows 7): update outboxd
             check: 78
             ok       the configuration has 1 handler
             ok       PostgreSQL VERSION answers
-            problem  the schema was made by a newer outboxd (it is at version 9999, this one knows 6): update outboxd
+            problem  the schema was made by a newer outboxd (it is at version 9999, this one knows 7): update outboxd
             status: 78
-            outboxd: the schema was made by a newer outboxd (it is at version 9999, this one knows 6): update outboxd
+            outboxd: the schema was made by a newer outboxd (it is at version 9999, this one knows 7): update outboxd
         "#]],
     )
     .await;

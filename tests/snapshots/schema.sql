@@ -4,6 +4,21 @@
 
 CREATE SCHEMA outbox;
 
+-- Name: flow_step; Type: TYPE; Schema: outbox; Owner: -
+
+CREATE TYPE outbox.flow_step AS (
+	place bigint,
+	name text,
+	after jsonb,
+	outcome text,
+	state text,
+	error text,
+	undo boolean,
+	undo_outcome text,
+	undo_state text,
+	undo_error text
+);
+
 -- Name: add_partitions(integer, interval, bigint); Type: FUNCTION; Schema: outbox; Owner: -
 
 CREATE FUNCTION outbox.add_partitions(ahead integer DEFAULT 4, lasting interval DEFAULT '1 day'::interval, smallest bigint DEFAULT 1000000) RETURNS integer
@@ -61,10 +76,13 @@ $$;
 CREATE FUNCTION outbox.advance_flow(event_id bigint, flow text) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
+    SET enable_seqscan TO 'off'
+    SET plan_cache_mode TO 'force_generic_plan'
     AS $$
 #variable_conflict use_column
 DECLARE
     instance  outbox.open;
+    steps     outbox.flow_step[];
     cancelled jsonb;
     failed    record;
 BEGIN
@@ -91,14 +109,15 @@ BEGIN
         instance.state := 'waiting';
         instance.last_error := cancelled->>'reason';
     END IF;
+    steps := outbox.flow_steps(instance);
     IF instance.compensating IS NULL THEN
         SELECT s.outcome IS NOT NULL AS given_up, format('%s: %s', s.name, coalesce(s.error, s.outcome)) AS error INTO failed
-        FROM outbox.flow_steps(instance) s WHERE s.state = 'dead' OR s.outcome <> 'done' ORDER BY s.outcome IS NULL, s.place LIMIT 1;
+        FROM unnest(steps) s WHERE s.state = 'dead' OR s.outcome <> 'done' ORDER BY s.outcome IS NULL, s.place LIMIT 1;
         IF FOUND THEN
             instance.last_error := left('step ' || failed.error, 4096);
             -- Where there is nothing to undo, the dead step can be retried.
             IF failed.given_up OR (
-                EXISTS (SELECT FROM outbox.flow_steps(instance) s WHERE s.undo)
+                EXISTS (SELECT FROM unnest(steps) s WHERE s.undo)
                 AND EXISTS (SELECT FROM outbox.flow_version v WHERE v.flow = instance.handler AND v.version = instance.flow_version
                             AND v.on_dead_step = 'compensate')
             ) THEN
@@ -113,15 +132,17 @@ BEGIN
     END IF;
     UPDATE outbox.open o SET state = instance.state, ended = instance.ended, compensating = instance.compensating,
         last_error = instance.last_error, updated_at = clock_timestamp()
-    WHERE o.event_id = instance.event_id AND o.handler = instance.handler;
+    WHERE o.event_id = instance.event_id AND o.handler = instance.handler
+      AND (o.state, o.ended, o.compensating, o.last_error)
+          IS DISTINCT FROM (instance.state, instance.ended, instance.compensating, instance.last_error);
     IF instance.compensating IS NOT NULL THEN
         PERFORM outbox.undo_steps(instance);
     ELSIF instance.state = 'waiting' THEN
-        PERFORM outbox.begin_step(instance, s.name) FROM outbox.flow_steps(instance) s
+        PERFORM outbox.begin_step(instance, s.name) FROM unnest(steps) s
         WHERE s.outcome IS NULL AND s.state IS NULL
           AND NOT EXISTS (SELECT FROM jsonb_array_elements_text(s.after) AS a (name)
                           WHERE instance.ended->a.name->>'outcome' IS DISTINCT FROM 'done');
-        IF NOT EXISTS (SELECT FROM outbox.flow_steps(instance) s WHERE s.outcome IS NULL) THEN
+        IF NOT EXISTS (SELECT FROM unnest(steps) s WHERE s.outcome IS NULL) THEN
             PERFORM outbox.end_flow(instance, 'done');
         END IF;
     END IF;
@@ -133,6 +154,8 @@ $$;
 CREATE FUNCTION outbox.begin_flow(event_id bigint, flow text) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
+    SET enable_seqscan TO 'off'
+    SET plan_cache_mode TO 'force_generic_plan'
     AS $$
 #variable_conflict use_column
 DECLARE
@@ -154,6 +177,9 @@ BEGIN
         ON CONFLICT DO NOTHING;
     END IF;
     DELETE FROM outbox.cancelling AS c WHERE c.event_id = begin_flow.event_id AND c.handler = begin_flow.flow AND c.flow;
+    -- Whoever is ending one of its steps does not see the row yet that was made here, and what he does is not seen here: he is waited
+    -- for, or waits and sees it.
+    PERFORM FROM outbox.open o WHERE o.event_id = begin_flow.event_id AND o.flow = begin_flow.flow ORDER BY o.handler FOR SHARE;
     PERFORM outbox.advance_flow(begin_flow.event_id, begin_flow.flow);
 END
 $$;
@@ -209,14 +235,16 @@ WITH (fillfactor='70', autovacuum_vacuum_scale_factor='0.01', autovacuum_vacuum_
 -- Name: begin_step(outbox.open, text); Type: FUNCTION; Schema: outbox; Owner: -
 
 CREATE FUNCTION outbox.begin_step(instance outbox.open, step text) RETURNS void
-    LANGUAGE sql
+    LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
+BEGIN
     INSERT INTO outbox.open (event_id, handler, state, due_at, flow, results, topic, key, payload, headers, priority, created_at)
     VALUES (instance.event_id, instance.handler || '/' || begin_step.step, 'scheduled', clock_timestamp(), instance.handler,
             outbox.flow_results(instance.ended), instance.topic, instance.key, instance.payload, instance.headers, instance.priority,
             instance.created_at)
-    ON CONFLICT DO NOTHING
+    ON CONFLICT DO NOTHING;
+END
 $$;
 
 -- Name: cancel(bigint, text, text); Type: FUNCTION; Schema: outbox; Owner: -
@@ -541,7 +569,8 @@ BEGIN
             UPDATE outbox.open o SET state = 'dead' WHERE o.event_id = instance.event_id AND o.handler = instance.handler;
         END IF;
         result := jsonb_build_object('reason', instance.last_error, 'compensated', (
-            SELECT coalesce(jsonb_agg(s.name ORDER BY s.place DESC) FILTER (WHERE s.undo_outcome = 'done'), '[]') FROM outbox.flow_steps(instance) s));
+            SELECT coalesce(jsonb_agg(s.name ORDER BY s.place DESC) FILTER (WHERE s.undo_outcome = 'done'), '[]')
+            FROM unnest(outbox.flow_steps(instance)) s));
     END IF;
     INSERT INTO outbox.done (event_id, handler, outcome, attempt, started_at, finished_at, result)
     SELECT instance.event_id, instance.handler, end_flow.outcome, instance.attempt,
@@ -601,31 +630,39 @@ $$;
 -- Name: flow_results(jsonb); Type: FUNCTION; Schema: outbox; Owner: -
 
 CREATE FUNCTION outbox.flow_results(ended jsonb) RETURNS jsonb
-    LANGUAGE sql IMMUTABLE
+    LANGUAGE plpgsql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
-    SELECT coalesce(jsonb_object_agg(e.key, e.value->'result'), '{}') FROM jsonb_each(ended) AS e (key, value)
-    WHERE e.value->>'outcome' = 'done' AND e.key NOT LIKE '%/%'
+BEGIN
+    RETURN (SELECT coalesce(jsonb_object_agg(e.key, e.value->'result'), '{}') FROM jsonb_each(ended) AS e (key, value)
+            WHERE e.value->>'outcome' = 'done' AND e.key NOT LIKE '%/%');
+END
 $$;
 
 -- Name: flow_steps(outbox.open); Type: FUNCTION; Schema: outbox; Owner: -
 
-CREATE FUNCTION outbox.flow_steps(instance outbox.open) RETURNS TABLE(place bigint, name text, after jsonb, outcome text, state text, error text, undo boolean, undo_outcome text, undo_state text, undo_error text)
-    LANGUAGE sql STABLE
+CREATE FUNCTION outbox.flow_steps(instance outbox.open) RETURNS outbox.flow_step[]
+    LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
-    SELECT s.place, s.step->>'name', s.step->'after', instance.ended->(s.step->>'name')->>'outcome', o.state, o.last_error,
-           CASE s.step->>'compensate'
-               WHEN 'done' THEN coalesce(instance.ended->(s.step->>'name')->>'outcome' = 'done', false)
-               WHEN 'begun' THEN coalesce(o.attempt, (instance.ended->(s.step->>'name')->>'attempt')::integer, 0) >= 1
-               ELSE false
-           END,
-           instance.ended->(s.step->>'name' || '/compensate')->>'outcome', c.state, c.last_error
-    FROM outbox.flow_version v
-    CROSS JOIN jsonb_array_elements(v.steps) WITH ORDINALITY AS s (step, place)
-    LEFT JOIN outbox.open o ON o.event_id = instance.event_id AND o.handler = instance.handler || '/' || (s.step->>'name')
-    LEFT JOIN outbox.open c ON c.event_id = instance.event_id AND c.handler = instance.handler || '/' || (s.step->>'name') || '/compensate'
-    WHERE v.flow = instance.handler AND v.version = instance.flow_version
+BEGIN
+    RETURN ARRAY(
+        SELECT ROW (s.place, s.step->>'name', s.step->'after', instance.ended->(s.step->>'name')->>'outcome', o.state, o.last_error,
+            CASE s.step->>'compensate'
+                WHEN 'done' THEN coalesce(instance.ended->(s.step->>'name')->>'outcome' = 'done', false)
+                WHEN 'begun' THEN coalesce(o.attempt, (instance.ended->(s.step->>'name')->>'attempt')::integer, 0) >= 1
+                ELSE false
+            END,
+            instance.ended->(s.step->>'name' || '/compensate')->>'outcome', c.state, c.last_error)::outbox.flow_step
+        FROM outbox.flow_version v
+        CROSS JOIN jsonb_array_elements(v.steps) WITH ORDINALITY AS s (step, place)
+        LEFT JOIN outbox.open o ON o.event_id = instance.event_id AND o.handler = instance.handler || '/' || (s.step->>'name')
+        LEFT JOIN outbox.open c ON c.event_id = instance.event_id
+                               AND c.handler = instance.handler || '/' || (s.step->>'name') || '/compensate'
+        WHERE v.flow = instance.handler AND v.version = instance.flow_version
+        ORDER BY s.place
+    );
+END
 $$;
 
 -- Name: has_ended(text); Type: FUNCTION; Schema: outbox; Owner: -
@@ -720,6 +757,52 @@ BEGIN
             HINT = 'Use READ COMMITTED.';
     END IF;
     RETURN policy;
+END
+$$;
+
+-- Name: merge_earlier(); Type: FUNCTION; Schema: outbox; Owner: -
+
+CREATE FUNCTION outbox.merge_earlier() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    IF EXISTS (SELECT FROM outbox.handler h WHERE h.name = NEW.handler AND h."coalesce") THEN
+        WITH merged AS (
+            DELETE FROM outbox.open o
+            WHERE o.handler = NEW.handler AND o.key = NEW.key AND o.n < NEW.n AND o.state IN ('blocked', 'retrying')
+            RETURNING o.event_id, o.attempt
+        )
+        INSERT INTO outbox.done (event_id, handler, outcome, attempt, finished_at, result)
+        SELECT m.event_id, NEW.handler, 'done', m.attempt, clock_timestamp(), jsonb_build_object('merged_into', NEW.event_id) FROM merged m
+        ON CONFLICT DO NOTHING;
+    END IF;
+    RETURN NEW;
+END
+$$;
+
+-- Name: merge_failed(); Type: FUNCTION; Schema: outbox; Owner: -
+
+CREATE FUNCTION outbox.merge_failed() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    later bigint;
+BEGIN
+    IF EXISTS (SELECT FROM outbox.handler h WHERE h.name = NEW.handler AND h."coalesce") THEN
+        SELECT o.event_id INTO later FROM outbox.open o
+        WHERE o.handler = NEW.handler AND o.key = NEW.key AND o.n > NEW.n AND o.state <> 'dead' ORDER BY o.n DESC LIMIT 1;
+        IF FOUND THEN
+            WITH merged AS (
+                DELETE FROM outbox.open o WHERE o.event_id = NEW.event_id AND o.handler = NEW.handler AND o.state = NEW.state RETURNING o.attempt
+            )
+            INSERT INTO outbox.done (event_id, handler, outcome, attempt, finished_at, result)
+            SELECT NEW.event_id, NEW.handler, 'done', m.attempt, clock_timestamp(), jsonb_build_object('merged_into', later) FROM merged m
+            ON CONFLICT DO NOTHING;
+        END IF;
+    END IF;
+    RETURN NULL;
 END
 $$;
 
@@ -1257,6 +1340,8 @@ $$;
 CREATE FUNCTION outbox.undo_flow(event_id bigint, flow text, reason text) RETURNS boolean
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
+    SET enable_seqscan TO 'off'
+    SET plan_cache_mode TO 'force_generic_plan'
     AS $$
 #variable_conflict use_column
 BEGIN
@@ -1281,12 +1366,13 @@ CREATE FUNCTION outbox.undo_steps(instance outbox.open) RETURNS void
     AS $$
 #variable_conflict use_column
 DECLARE
+    steps  outbox.flow_step[] := outbox.flow_steps(instance);
     failed text;
     next   text;
 BEGIN
     WITH cut AS (
         DELETE FROM outbox.open o
-        USING outbox.flow_steps(instance) s
+        USING unnest(steps) s
         WHERE o.event_id = instance.event_id AND o.handler = instance.handler || '/' || s.name AND o.state NOT IN ('running', 'dead')
         RETURNING o.handler, o.attempt, o.last_error
     )
@@ -1295,11 +1381,11 @@ BEGIN
            jsonb_strip_nulls(jsonb_build_object('reason', 'the flow is being undone', 'error', left(c.last_error, 4096)))
     FROM cut c;
     -- Their triggers have gone on from here.
-    IF FOUND OR EXISTS (SELECT FROM outbox.flow_steps(instance) s WHERE s.state = 'running') THEN
+    IF FOUND OR EXISTS (SELECT FROM unnest(steps) s WHERE s.state = 'running') THEN
         RETURN;
     END IF;
     SELECT format('compensation of %s: %s; it undoes: %s', s.name, s.undo_error, instance.last_error) INTO failed
-    FROM outbox.flow_steps(instance) s WHERE s.undo_state = 'dead';
+    FROM unnest(steps) s WHERE s.undo_state = 'dead';
     IF FOUND THEN
         -- Why it is undone stays what it was, when the compensation has been seen to.
         UPDATE outbox.open o SET state = 'dead', last_error = left(failed, 4096), progress = to_jsonb(instance.last_error), updated_at = clock_timestamp()
@@ -1311,10 +1397,10 @@ BEGIN
         UPDATE outbox.open o SET state = 'waiting', last_error = instance.last_error, progress = NULL, updated_at = clock_timestamp()
         WHERE o.event_id = instance.event_id AND o.handler = instance.handler;
     END IF;
-    IF EXISTS (SELECT FROM outbox.flow_steps(instance) s WHERE s.undo_state IS NOT NULL) THEN
+    IF EXISTS (SELECT FROM unnest(steps) s WHERE s.undo_state IS NOT NULL) THEN
         RETURN;
     END IF;
-    SELECT s.name || '/compensate' INTO next FROM outbox.flow_steps(instance) s
+    SELECT s.name || '/compensate' INTO next FROM unnest(steps) s
     WHERE s.undo AND s.undo_outcome IS NULL ORDER BY s.place DESC LIMIT 1;
     IF FOUND THEN
         PERFORM outbox.begin_step(instance, next);
@@ -1390,7 +1476,7 @@ CREATE TABLE outbox.done (
     started_at timestamp with time zone,
     finished_at timestamp with time zone NOT NULL,
     result jsonb,
-    CONSTRAINT done_took_an_attempt CHECK (((outcome <> 'done'::text) OR ((attempt >= 1) AND (started_at IS NOT NULL)))),
+    CONSTRAINT done_took_an_attempt CHECK (((outcome <> 'done'::text) OR ((attempt >= 1) AND (started_at IS NOT NULL)) OR (result ? 'merged_into'::text))),
     CONSTRAINT outcome_is_done_cancelled_expired_discarded_or_compensated CHECK ((outcome = ANY (ARRAY['done'::text, 'cancelled'::text, 'expired'::text, 'discarded'::text, 'compensated'::text]))),
     CONSTRAINT result_is_at_most_64_kibibytes CHECK ((pg_column_size(result) <= 65536))
 )
@@ -1408,6 +1494,7 @@ CREATE TABLE outbox.handler (
     absent boolean DEFAULT false NOT NULL,
     first_id bigint NOT NULL,
     ordered text,
+    "coalesce" boolean DEFAULT false NOT NULL,
     on_done text,
     on_dead text,
     paused_at timestamp with time zone,
@@ -1422,7 +1509,8 @@ CREATE TABLE outbox.handler (
     CONSTRAINT name_is_1_to_63_letters_digits_underscores_dashes CHECK ((name ~ '^[A-Za-z0-9_-]{1,63}(/[A-Za-z0-9_-]{1,63}(/compensate)?)?$'::text)),
     CONSTRAINT only_a_step_has_no_topics CHECK (((cardinality(topics) = 0) = (flow IS NOT NULL))),
     CONSTRAINT ordered_is_block_or_skip CHECK ((ordered = ANY (ARRAY['block'::text, 'skip'::text]))),
-    CONSTRAINT pause_reason_is_at_most_4_kibibytes CHECK ((octet_length(pause_reason) <= 4096))
+    CONSTRAINT pause_reason_is_at_most_4_kibibytes CHECK ((octet_length(pause_reason) <= 4096)),
+    CONSTRAINT what_is_merged_is_ordered_and_skips CHECK (((NOT "coalesce") OR (ordered = 'skip'::text)))
 );
 
 -- Name: position; Type: TABLE; Schema: outbox; Owner: -
@@ -1601,7 +1689,7 @@ CREATE TABLE outbox.done_default (
     started_at timestamp with time zone,
     finished_at timestamp with time zone NOT NULL,
     result jsonb,
-    CONSTRAINT done_took_an_attempt CHECK (((outcome <> 'done'::text) OR ((attempt >= 1) AND (started_at IS NOT NULL)))),
+    CONSTRAINT done_took_an_attempt CHECK (((outcome <> 'done'::text) OR ((attempt >= 1) AND (started_at IS NOT NULL)) OR (result ? 'merged_into'::text))),
     CONSTRAINT outcome_is_done_cancelled_expired_discarded_or_compensated CHECK ((outcome = ANY (ARRAY['done'::text, 'cancelled'::text, 'expired'::text, 'discarded'::text, 'compensated'::text]))),
     CONSTRAINT result_is_at_most_64_kibibytes CHECK ((pg_column_size(result) <= 65536))
 );
@@ -1616,7 +1704,7 @@ CREATE TABLE outbox.done_p0 (
     started_at timestamp with time zone,
     finished_at timestamp with time zone NOT NULL,
     result jsonb,
-    CONSTRAINT done_took_an_attempt CHECK (((outcome <> 'done'::text) OR ((attempt >= 1) AND (started_at IS NOT NULL)))),
+    CONSTRAINT done_took_an_attempt CHECK (((outcome <> 'done'::text) OR ((attempt >= 1) AND (started_at IS NOT NULL)) OR (result ? 'merged_into'::text))),
     CONSTRAINT outcome_is_done_cancelled_expired_discarded_or_compensated CHECK ((outcome = ANY (ARRAY['done'::text, 'cancelled'::text, 'expired'::text, 'discarded'::text, 'compensated'::text]))),
     CONSTRAINT result_is_at_most_64_kibibytes CHECK ((pg_column_size(result) <= 65536))
 );
@@ -1631,7 +1719,7 @@ CREATE TABLE outbox.done_p1000000 (
     started_at timestamp with time zone,
     finished_at timestamp with time zone NOT NULL,
     result jsonb,
-    CONSTRAINT done_took_an_attempt CHECK (((outcome <> 'done'::text) OR ((attempt >= 1) AND (started_at IS NOT NULL)))),
+    CONSTRAINT done_took_an_attempt CHECK (((outcome <> 'done'::text) OR ((attempt >= 1) AND (started_at IS NOT NULL)) OR (result ? 'merged_into'::text))),
     CONSTRAINT outcome_is_done_cancelled_expired_discarded_or_compensated CHECK ((outcome = ANY (ARRAY['done'::text, 'cancelled'::text, 'expired'::text, 'discarded'::text, 'compensated'::text]))),
     CONSTRAINT result_is_at_most_64_kibibytes CHECK ((pg_column_size(result) <= 65536))
 );
@@ -1646,7 +1734,7 @@ CREATE TABLE outbox.done_p2000000 (
     started_at timestamp with time zone,
     finished_at timestamp with time zone NOT NULL,
     result jsonb,
-    CONSTRAINT done_took_an_attempt CHECK (((outcome <> 'done'::text) OR ((attempt >= 1) AND (started_at IS NOT NULL)))),
+    CONSTRAINT done_took_an_attempt CHECK (((outcome <> 'done'::text) OR ((attempt >= 1) AND (started_at IS NOT NULL)) OR (result ? 'merged_into'::text))),
     CONSTRAINT outcome_is_done_cancelled_expired_discarded_or_compensated CHECK ((outcome = ANY (ARRAY['done'::text, 'cancelled'::text, 'expired'::text, 'discarded'::text, 'compensated'::text]))),
     CONSTRAINT result_is_at_most_64_kibibytes CHECK ((pg_column_size(result) <= 65536))
 );
@@ -1661,7 +1749,7 @@ CREATE TABLE outbox.done_p3000000 (
     started_at timestamp with time zone,
     finished_at timestamp with time zone NOT NULL,
     result jsonb,
-    CONSTRAINT done_took_an_attempt CHECK (((outcome <> 'done'::text) OR ((attempt >= 1) AND (started_at IS NOT NULL)))),
+    CONSTRAINT done_took_an_attempt CHECK (((outcome <> 'done'::text) OR ((attempt >= 1) AND (started_at IS NOT NULL)) OR (result ? 'merged_into'::text))),
     CONSTRAINT outcome_is_done_cancelled_expired_discarded_or_compensated CHECK ((outcome = ANY (ARRAY['done'::text, 'cancelled'::text, 'expired'::text, 'discarded'::text, 'compensated'::text]))),
     CONSTRAINT result_is_at_most_64_kibibytes CHECK ((pg_column_size(result) <= 65536))
 );
@@ -1676,7 +1764,7 @@ CREATE TABLE outbox.done_p4000000 (
     started_at timestamp with time zone,
     finished_at timestamp with time zone NOT NULL,
     result jsonb,
-    CONSTRAINT done_took_an_attempt CHECK (((outcome <> 'done'::text) OR ((attempt >= 1) AND (started_at IS NOT NULL)))),
+    CONSTRAINT done_took_an_attempt CHECK (((outcome <> 'done'::text) OR ((attempt >= 1) AND (started_at IS NOT NULL)) OR (result ? 'merged_into'::text))),
     CONSTRAINT outcome_is_done_cancelled_expired_discarded_or_compensated CHECK ((outcome = ANY (ARRAY['done'::text, 'cancelled'::text, 'expired'::text, 'discarded'::text, 'compensated'::text]))),
     CONSTRAINT result_is_at_most_64_kibibytes CHECK ((pg_column_size(result) <= 65536))
 );
@@ -2356,6 +2444,18 @@ CREATE TRIGGER change_key_order AFTER UPDATE OF ordered ON outbox.handler FOR EA
 
 CREATE TRIGGER keep_dead_step BEFORE UPDATE OF state ON outbox.open FOR EACH ROW WHEN (((old.flow IS NOT NULL) AND (old.state = 'dead'::text) AND (new.state <> 'dead'::text))) EXECUTE FUNCTION outbox.keep_dead_step();
 
+-- Name: open merge_earlier_insert; Type: TRIGGER; Schema: outbox; Owner: -
+
+CREATE TRIGGER merge_earlier_insert BEFORE INSERT ON outbox.open FOR EACH ROW WHEN ((new.state = 'blocked'::text)) EXECUTE FUNCTION outbox.merge_earlier();
+
+-- Name: open merge_earlier_update; Type: TRIGGER; Schema: outbox; Owner: -
+
+CREATE TRIGGER merge_earlier_update BEFORE UPDATE OF state ON outbox.open FOR EACH ROW WHEN (((new.state = 'blocked'::text) AND (old.state <> 'blocked'::text))) EXECUTE FUNCTION outbox.merge_earlier();
+
+-- Name: open merge_failed; Type: TRIGGER; Schema: outbox; Owner: -
+
+CREATE TRIGGER merge_failed AFTER UPDATE OF state ON outbox.open FOR EACH ROW WHEN (((new.key IS NOT NULL) AND (((new.state = 'retrying'::text) AND (old.state <> 'retrying'::text)) OR ((new.state = 'blocked'::text) AND (old.state = 'dead'::text))))) EXECUTE FUNCTION outbox.merge_failed();
+
 -- Name: open pass_turn_dead; Type: TRIGGER; Schema: outbox; Owner: -
 
 CREATE TRIGGER pass_turn_dead AFTER UPDATE OF state ON outbox.open FOR EACH ROW WHEN (((new.key IS NOT NULL) AND (new.state = 'dead'::text) AND (old.state <> 'dead'::text))) EXECUTE FUNCTION outbox.pass_turn();
@@ -2504,6 +2604,14 @@ REVOKE ALL ON FUNCTION outbox.keep_dead_step() FROM PUBLIC;
 -- Name: FUNCTION key_order(handler text); Type: ACL; Schema: outbox; Owner: -
 
 REVOKE ALL ON FUNCTION outbox.key_order(handler text) FROM PUBLIC;
+
+-- Name: FUNCTION merge_earlier(); Type: ACL; Schema: outbox; Owner: -
+
+REVOKE ALL ON FUNCTION outbox.merge_earlier() FROM PUBLIC;
+
+-- Name: FUNCTION merge_failed(); Type: ACL; Schema: outbox; Owner: -
+
+REVOKE ALL ON FUNCTION outbox.merge_failed() FROM PUBLIC;
 
 -- Name: FUNCTION needs_read_committed(what text); Type: ACL; Schema: outbox; Owner: -
 

@@ -141,6 +141,12 @@ impl Lane {
         self.running
     }
 
+    /// Deliveries that are read, or passed on, and have not begun.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.unbegun
+    }
+
     /// Attempts that have begun, and whose outcome is not written.
     #[must_use]
     pub fn in_flight(&self) -> usize {

@@ -145,6 +145,7 @@ impl Term<'_> {
 
     /// Begins what may begin.
     pub(super) fn start(&mut self, now: Instant) {
+        self.know_step_lanes();
         let ids: Vec<LaneId> = self.slots.keys().copied().collect();
         loop {
             self.flows.take_passed_on();

@@ -18,6 +18,9 @@ use crate::flow::{Course, Next};
 use crate::observe::Observation;
 use crate::outcome::{Outcome, Settlement};
 
+/// Instances begin so far ahead of a first step at least, or twice as many as it has slots.
+const AHEAD_MIN: usize = 64;
+
 /// The instances in memory, and the lanes of their steps.
 #[derive(Default)]
 pub(super) struct Flows {
@@ -56,6 +59,39 @@ impl Flows {
 }
 
 impl Term<'_> {
+    /// Instances of the flow in this lane that may begin now: as many as their first steps have work for. The others stay in the log,
+    /// where they cost nothing; one that has begun and waits costs rows.
+    pub(super) fn room_of_first_steps(&self, id: LaneId, flow: &Flow, now: Instant) -> usize {
+        let Some(lanes) = self.flows.lanes.get(&id) else { return 0 };
+        let room = |place: usize| {
+            let step = lanes.get(place).copied().flatten();
+            let Some(slot) = step.and_then(|step| self.slots.get(&step)) else { return 0 };
+            if step.is_none_or(|step| self.room(step, now) == 0) {
+                return 0;
+            }
+            (2 * slot.lane.config().concurrency).max(AHEAD_MIN).saturating_sub(slot.lane.waiting())
+        };
+        flow.graph.first().map(room).min().unwrap_or_default()
+    }
+
+    /// Looks the lanes of all flows' steps up, if a lane has come or gone.
+    pub(super) fn know_step_lanes(&mut self) {
+        if !self.has_flows || !self.flows.lanes.is_empty() {
+            return;
+        }
+        let flows: Vec<(LaneId, Arc<Flow>)> = self
+            .slots
+            .iter()
+            .filter_map(|(&id, slot)| match &slot.spec.part {
+                Part::Flow(flow) => Some((id, Arc::clone(flow))),
+                Part::Handler | Part::Step { .. } => None,
+            })
+            .collect();
+        for (id, flow) in flows {
+            self.step_lanes(id, &flow);
+        }
+    }
+
     /// An instance has a slot of its flow.
     pub(super) fn begin_instance(&mut self, flow: &Flow, start: Start) {
         let course = Course::new(Arc::clone(&flow.graph), start.begun || start.has_row);

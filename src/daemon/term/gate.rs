@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::super::breaker::{Breaker, Change};
+use super::super::context::Part;
 use super::super::settle::Request;
 use super::super::write::LaneId;
 use super::{Slot, Term};
@@ -91,6 +92,9 @@ impl Term<'_> {
         let Some(slot) = self.slots.get(&id).filter(|slot| !slot.leaving && !self.stopping) else { return 0 };
         if slot.gate.is_paused(now) || self.may_be_deposed(now) {
             return 0;
+        }
+        if let Part::Flow(flow) = &slot.spec.part {
+            return self.room_of_first_steps(id, flow, now);
         }
         let own = slot.gate.breaker.as_ref().map_or(usize::MAX, |breaker| breaker.room(now));
         let mut room = own.saturating_sub(slot.lane.beginning());

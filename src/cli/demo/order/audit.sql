@@ -1,18 +1,25 @@
 -- Whether stock, payments, refunds and parcels agree, for every order. Result: a row for everything that does not hold.
-WITH done AS (
-    SELECT what, customer_order, times FROM demo.party
+WITH party AS (
+    SELECT customer_order, sum(times) FILTER (WHERE what = 'charge') AS charged, sum(times) FILTER (WHERE what = 'refund') AS refunded,
+           sum(times) FILTER (WHERE what = 'parcel') AS parcels, sum(times) FILTER (WHERE what = 'cancelled parcel') AS cancelled,
+           sum(times) FILTER (WHERE what = 'message') AS messages
+    FROM demo.party GROUP BY customer_order
+), movement AS (
+    SELECT customer_order, count(*) FILTER (WHERE pieces < 0) AS locked, count(*) FILTER (WHERE pieces > 0) AS unlocked
+    FROM demo.movement GROUP BY customer_order
+), placed AS MATERIALIZED (
+    SELECT e.id, (e.payload->>'order')::integer AS customer_order FROM outbox.event e WHERE e.topic = 'order.placed'
+), flow AS MATERIALIZED (
+    SELECT f.event_id, f.state, f.last_error FROM outbox.flow f WHERE f.flow = 'order'
 ), each AS (
-    SELECT o.id, o.pieces, f.state, f.last_error,
-           (SELECT count(*) FROM demo.movement m WHERE m.customer_order = o.id AND m.pieces < 0) AS locked,
-           (SELECT count(*) FROM demo.movement m WHERE m.customer_order = o.id AND m.pieces > 0) AS unlocked,
-           coalesce((SELECT times FROM done d WHERE d.customer_order = o.id AND d.what = 'charge'), 0) AS charged,
-           coalesce((SELECT times FROM done d WHERE d.customer_order = o.id AND d.what = 'refund'), 0) AS refunded,
-           coalesce((SELECT times FROM done d WHERE d.customer_order = o.id AND d.what = 'parcel'), 0) AS parcels,
-           coalesce((SELECT times FROM done d WHERE d.customer_order = o.id AND d.what = 'cancelled parcel'), 0) AS cancelled,
-           coalesce((SELECT times FROM done d WHERE d.customer_order = o.id AND d.what = 'message'), 0) AS messages
+    SELECT o.id, f.state, f.last_error, coalesce(m.locked, 0) AS locked, coalesce(m.unlocked, 0) AS unlocked,
+           coalesce(p.charged, 0) AS charged, coalesce(p.refunded, 0) AS refunded, coalesce(p.parcels, 0) AS parcels,
+           coalesce(p.cancelled, 0) AS cancelled, coalesce(p.messages, 0) AS messages
     FROM demo.customer_order o
-    LEFT JOIN outbox.event e ON e.topic = 'order.placed' AND (e.payload->>'order')::integer = o.id
-    LEFT JOIN outbox.flow f ON f.event_id = e.id AND f.flow = 'order'
+    LEFT JOIN placed e ON e.customer_order = o.id
+    LEFT JOIN flow f ON f.event_id = e.id
+    LEFT JOIN party p ON p.customer_order = o.id
+    LEFT JOIN movement m ON m.customer_order = o.id
 )
 SELECT format('order %s is %s (%s): locked %s, unlocked %s, charged %s, refunded %s, parcels %s, cancelled %s, messages %s',
               id, coalesce(state, 'not there'), coalesce(last_error, ''), locked, unlocked, charged, refunded, parcels, cancelled, messages) AS wrong
