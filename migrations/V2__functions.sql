@@ -220,7 +220,8 @@ LEFT JOIN LATERAL (
 LEFT JOIN LATERAL (
     SELECT count(*) AS pending, min(e.created_at) AS oldest
     FROM outbox.event e
-    WHERE e.xid >= pg_snapshot_xmin(c.position) AND NOT pg_visible_in_snapshot(e.xid, c.position)
+    -- A step of a flow reads nothing.
+    WHERE h.flow IS NULL AND e.xid >= pg_snapshot_xmin(c.position) AND NOT pg_visible_in_snapshot(e.xid, c.position)
       AND e.id >= h.first_id AND (e.topic || '.') ~ h.topic_regex
       AND NOT EXISTS (SELECT FROM outbox.done d WHERE d.event_id = e.id AND d.handler = h.name)
       AND NOT EXISTS (SELECT FROM outbox.open o WHERE o.event_id = e.id AND o.handler = h.name)

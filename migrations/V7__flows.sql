@@ -95,7 +95,7 @@ BEGIN
         END IF;
     ELSE
         -- Whoever wants to hear of dead deliveries is told that it has failed.
-        IF outcome = 'compensated' THEN
+        IF outcome IN ('compensated', 'discarded') THEN
             UPDATE outbox.open o SET state = 'dead' WHERE o.event_id = instance.event_id AND o.handler = instance.handler;
         END IF;
         result := jsonb_build_object('reason', instance.last_error, 'compensated', (
@@ -174,7 +174,11 @@ BEGIN
     IF FOUND THEN
         PERFORM outbox.begin_step(instance, next);
     ELSE
-        PERFORM outbox.end_flow(instance, CASE instance.compensating WHEN 'cancelled' THEN 'cancelled' ELSE 'compensated' END);
+        PERFORM outbox.end_flow(instance, CASE
+            WHEN instance.compensating = 'cancelled' THEN 'cancelled'
+            WHEN EXISTS (SELECT FROM unnest(steps) s WHERE s.undo_outcome = 'done') THEN 'compensated'
+            ELSE 'discarded'
+        END);
     END IF;
 END
 $$;
@@ -384,7 +388,8 @@ END
 $$;
 
 -- The instances of flows, but for those that have begun a moment ago: where each stands, and what became of its steps. `state` is
--- running, compensating, dead (somebody must see to a step, see last_error), done, compensated or cancelled. Filter by event_id, or by state
+-- running, compensating, dead (somebody must see to a step, see last_error), done, compensated, discarded (given up, with nothing to
+-- undo) or cancelled. Filter by event_id, or by state
 -- and flow; those that have ended are as many as the log keeps.
 CREATE VIEW outbox.flow AS
 SELECT f.event_id, f.flow, f.state, f.version, f.topic, f.key, f.last_error, s.stands_at, s.steps, f.created_at, f.finished_at

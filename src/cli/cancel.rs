@@ -40,7 +40,11 @@ impl Cancel {
         if self.json {
             return print_json(&json!({ "event": self.id, "cancelled": cancelled }));
         }
-        print(&format!("event {} is cancelled for {}; an attempt that runs is ended\n", self.id, cancelled.join(", ")))
+        print(&format!(
+            "event {} is cancelled for {}; an attempt that runs is ended, and what a flow has done is undone\n",
+            self.id,
+            cancelled.join(", ")
+        ))
     }
 
     /// Why there was nothing to cancel.

@@ -133,7 +133,12 @@ impl Model {
             self.undone[place].state = State::Scheduled;
             return;
         }
-        self.flow = Flow::Ended(if self.cancelled { "cancelled" } else { "compensated" });
+        let undone = self.undone.iter().any(|undo| undo.state == State::Done);
+        self.flow = Flow::Ended(match (self.cancelled, undone) {
+            (true, _) => "cancelled",
+            (false, true) => "compensated",
+            (false, false) => "discarded",
+        });
         for step in self.steps.iter_mut().filter(|step| step.state == State::Dead) {
             step.state = State::Discarded;
         }
@@ -470,7 +475,7 @@ async fn random_histories_of_a_flow_are_those_of_the_model() {
         }
     }
     // The histories come to every end there is.
-    for end in ["done", "compensated", "cancelled"] {
+    for end in ["done", "compensated", "discarded", "cancelled"] {
         assert!(ends.get(end).is_some_and(|&times| times >= 5), "{ends:?}");
     }
 }

@@ -318,7 +318,7 @@ async fn dead_deliveries_are_discarded_and_others_cancelled_and_show_tells_by_wh
         outboxd: handler nobody has no delivery of event 4
         exit 1
         $ cancel 4 --reason not_wanted
-        event 4 is cancelled for mail, sms; an attempt that runs is ended
+        event 4 is cancelled for mail, sms; an attempt that runs is ended, and what a flow has done is undone
         $ cancel 4 mail
         outboxd: event 4 is cancelled for mail already
         exit 1

@@ -565,7 +565,7 @@ BEGIN
         END IF;
     ELSE
         -- Whoever wants to hear of dead deliveries is told that it has failed.
-        IF outcome = 'compensated' THEN
+        IF outcome IN ('compensated', 'discarded') THEN
             UPDATE outbox.open o SET state = 'dead' WHERE o.event_id = instance.event_id AND o.handler = instance.handler;
         END IF;
         result := jsonb_build_object('reason', instance.last_error, 'compensated', (
@@ -1405,7 +1405,11 @@ BEGIN
     IF FOUND THEN
         PERFORM outbox.begin_step(instance, next);
     ELSE
-        PERFORM outbox.end_flow(instance, CASE instance.compensating WHEN 'cancelled' THEN 'cancelled' ELSE 'compensated' END);
+        PERFORM outbox.end_flow(instance, CASE
+            WHEN instance.compensating = 'cancelled' THEN 'cancelled'
+            WHEN EXISTS (SELECT FROM unnest(steps) s WHERE s.undo_outcome = 'done') THEN 'compensated'
+            ELSE 'discarded'
+        END);
     END IF;
 END
 $$;
@@ -1562,7 +1566,7 @@ CREATE VIEW outbox.backlog AS
      LEFT JOIN LATERAL ( SELECT count(*) AS pending,
             min(e.created_at) AS oldest
            FROM outbox.event e
-          WHERE ((e.xid >= pg_snapshot_xmin(c."position")) AND (NOT pg_visible_in_snapshot(e.xid, c."position")) AND (e.id >= h.first_id) AND ((e.topic || '.'::text) ~ h.topic_regex) AND (NOT (EXISTS ( SELECT
+          WHERE ((h.flow IS NULL) AND (e.xid >= pg_snapshot_xmin(c."position")) AND (NOT pg_visible_in_snapshot(e.xid, c."position")) AND (e.id >= h.first_id) AND ((e.topic || '.'::text) ~ h.topic_regex) AND (NOT (EXISTS ( SELECT
                    FROM outbox.done d
                   WHERE ((d.event_id = e.id) AND (d.handler = h.name))))) AND (NOT (EXISTS ( SELECT
                    FROM outbox.open o_1

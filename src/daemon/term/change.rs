@@ -130,9 +130,7 @@ impl Term<'_> {
         let left: Vec<LaneId> =
             self.slots.iter().filter(|(_, slot)| slot.leaving && slot.lane.is_idle()).map(|(&id, _)| id).collect();
         for id in left {
-            if let Some(slot) = self.slots.remove(&id)
-                && slot.spec.reads()
-            {
+            if let Some(slot) = self.slots.remove(&id) {
                 self.request(Request::Checkpoint(vec![slot.checkpoint()]));
             }
             self.routes.clear();

@@ -433,7 +433,7 @@ impl Term<'_> {
         self.dirty = false;
         self.checkpoint_at = now + again_in;
         let mut moved = Vec::new();
-        for slot in self.slots.values_mut().filter(|slot| slot.spec.reads()) {
+        for slot in self.slots.values_mut() {
             let checkpoint = slot.checkpoint();
             // What was finished counts too: inside a large transaction the position stands still, the rate does not.
             if (&slot.stored.position, slot.stored.finished) != (&checkpoint.position, checkpoint.finished) {
