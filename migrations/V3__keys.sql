@@ -15,6 +15,20 @@ AS $$
     SELECT outbox.holds_key(state, attempt, ordered) AND (state <> 'blocked' OR due_at IS NOT NULL)
 $$;
 
+-- Refuses what needs to see what was committed while a lock was waited for.
+CREATE FUNCTION outbox.needs_read_committed(what text) RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF current_setting('transaction_isolation') IN ('repeatable read', 'serializable') THEN
+        RAISE feature_not_supported USING
+            MESSAGE = format('%s cannot be changed in a transaction that is %s', what, current_setting('transaction_isolation')),
+            HINT = 'Use READ COMMITTED.';
+    END IF;
+END
+$$;
+
 -- How a handler orders the deliveries of a key; null when it does not. What follows from it is decided by looking again after every
 -- wait for somebody else's transaction, which only READ COMMITTED does.
 CREATE FUNCTION outbox.key_order(handler text) RETURNS text
@@ -24,11 +38,8 @@ AS $$
 DECLARE
     policy text := (SELECT h.ordered FROM outbox.handler h WHERE h.name = key_order.handler);
 BEGIN
-    IF policy IS NOT NULL AND current_setting('transaction_isolation') IN ('repeatable read', 'serializable') THEN
-        RAISE feature_not_supported USING
-            MESSAGE = format('deliveries of %s, which keeps the order of keys, cannot be changed in a transaction that is %s',
-                             key_order.handler, current_setting('transaction_isolation')),
-            HINT = 'Use READ COMMITTED.';
+    IF policy IS NOT NULL THEN
+        PERFORM outbox.needs_read_committed(format('deliveries of %s, which keeps the order of keys,', key_order.handler));
     END IF;
     RETURN policy;
 END

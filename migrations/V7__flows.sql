@@ -7,20 +7,6 @@
 -- The functions that others call ask for plans that are made once, and without sequential scans, for themselves and what they call:
 -- to plan a statement on a partitioned table takes longer than to do it, and a plan that was made while a table was empty would be kept.
 
--- Refuses what needs to see what was committed while a lock was waited for.
-CREATE FUNCTION outbox.needs_read_committed(what text) RETURNS void
-LANGUAGE plpgsql
-SET search_path = pg_catalog, pg_temp
-AS $$
-BEGIN
-    IF current_setting('transaction_isolation') IN ('repeatable read', 'serializable') THEN
-        RAISE feature_not_supported USING
-            MESSAGE = format('%s cannot be changed in a transaction that is %s', what, current_setting('transaction_isolation')),
-            HINT = 'Use READ COMMITTED.';
-    END IF;
-END
-$$;
-
 -- A step of an instance by its place in the definition, and what became of it: `outcome` when it has ended, `state` when it has a row.
 -- The same of its compensation. `undo`: whether it is to be compensated when the flow fails.
 CREATE TYPE outbox.flow_step AS (

@@ -750,11 +750,8 @@ CREATE FUNCTION outbox.key_order(handler text) RETURNS text
 DECLARE
     policy text := (SELECT h.ordered FROM outbox.handler h WHERE h.name = key_order.handler);
 BEGIN
-    IF policy IS NOT NULL AND current_setting('transaction_isolation') IN ('repeatable read', 'serializable') THEN
-        RAISE feature_not_supported USING
-            MESSAGE = format('deliveries of %s, which keeps the order of keys, cannot be changed in a transaction that is %s',
-                             key_order.handler, current_setting('transaction_isolation')),
-            HINT = 'Use READ COMMITTED.';
+    IF policy IS NOT NULL THEN
+        PERFORM outbox.needs_read_committed(format('deliveries of %s, which keeps the order of keys,', key_order.handler));
     END IF;
     RETURN policy;
 END

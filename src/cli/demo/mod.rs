@@ -12,6 +12,7 @@ mod once;
 mod order;
 mod receiver;
 mod screen;
+mod service;
 mod stage;
 mod summary;
 mod system;

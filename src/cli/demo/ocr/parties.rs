@@ -2,32 +2,28 @@
 //! and then, and refuses some documents for good.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::State;
-use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, StatusCode};
 use axum::routing::post;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
-use tokio::task::JoinSet;
 
 use super::super::super::Failure;
+use super::super::service::{Answer, Service, answer, is_first, locked, request};
 
 /// How long a document takes to be read, in milliseconds.
 const READING_MS: std::ops::Range<u64> = 50..1500;
 
 /// The running services; they end with this value.
 pub(super) struct Parties {
-    address: SocketAddr,
+    service: Service,
     world: Arc<World>,
-    _task: JoinSet<()>,
 }
 
 #[derive(Default)]
@@ -53,21 +49,6 @@ struct Document {
     document: i64,
 }
 
-type Answer = (StatusCode, [(axum::http::HeaderName, &'static str); 1], String);
-
-fn answer(status: StatusCode, body: &Value) -> Answer {
-    (status, [(CONTENT_TYPE, "application/json")], body.to_string())
-}
-
-fn request(body: &Bytes) -> Result<Request, Answer> {
-    serde_json::from_slice::<Request>(body)
-        .map_err(|error| answer(StatusCode::UNPROCESSABLE_ENTITY, &json!({ "error": error.to_string() })))
-}
-
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 /// What stands in a document.
 pub(super) fn text_of(document: i64) -> String {
     format!("the text of document {document}")
@@ -75,22 +56,14 @@ pub(super) fn text_of(document: i64) -> String {
 
 impl Parties {
     pub(super) async fn start() -> Result<Self, Failure> {
-        let failed = |error| Failure::new(format!("cannot listen on 127.0.0.1: {error}"));
-        let listener = TcpListener::bind("127.0.0.1:0").await.map_err(failed)?;
-        let address = listener.local_addr().map_err(failed)?;
         let world = Arc::new(World::default());
         let router =
             Router::new().route("/read", post(read)).route("/index", post(index)).with_state(Arc::clone(&world));
-        let mut task = JoinSet::new();
-        task.spawn(async move {
-            // It has no error: axum tries again what fails.
-            let _ = axum::serve(listener, router).await;
-        });
-        Ok(Self { address, world, _task: task })
+        Ok(Self { service: Service::start(router).await?, world })
     }
 
     pub(super) fn url(&self) -> String {
-        format!("http://{}", self.address)
+        self.service.url()
     }
 
     /// The service that reads dies, and forgets everything, or comes back.
@@ -115,7 +88,7 @@ impl Parties {
 }
 
 async fn read(State(world): State<Arc<World>>, body: Bytes) -> Answer {
-    let document = match request(&body) {
+    let document = match request::<Request>(&body) {
         Ok(request) => request.payload.document,
         Err(wrong) => return wrong,
     };
@@ -142,8 +115,7 @@ async fn index(State(world): State<Arc<World>>, headers: HeaderMap, body: Bytes)
     if document % 40 == 7 {
         return answer(StatusCode::UNPROCESSABLE_ENTITY, &json!({ "error": "the field \"text\" has no mapping" }));
     }
-    let first = headers.get("outbox-attempt").is_some_and(|attempt| attempt == "1");
-    if first && document % 10 == 3 {
+    if is_first(&headers) && document % 10 == 3 {
         world.busy.fetch_add(1, Ordering::Relaxed);
         return answer(StatusCode::TOO_MANY_REQUESTS, &json!({ "error": "too many writes" }));
     }

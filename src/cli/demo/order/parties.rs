@@ -2,24 +2,22 @@
 //! while, and a seller. They honour the idempotency key, and remember what they have done.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::State;
-use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, StatusCode};
 use axum::routing::post;
 use fastrand::Rng;
 use serde::Deserialize;
-use serde_json::{Value, json};
-use tokio::net::TcpListener;
+use serde_json::json;
 use tokio::task::JoinSet;
 
 use super::super::super::Failure;
+use super::super::service::{Answer, Service, answer, is_first, locked, request};
 
 /// How long a payment takes, in milliseconds.
 const PAYMENT_MS: std::ops::Range<u64> = 20..400;
@@ -28,9 +26,8 @@ const CARRIER_MS: std::ops::Range<u64> = 5..120;
 
 /// The running services; they end with this value.
 pub(super) struct Parties {
-    address: SocketAddr,
+    service: Service,
     world: Arc<World>,
-    _task: JoinSet<()>,
 }
 
 /// What they know.
@@ -86,17 +83,6 @@ struct Order {
     order: i64,
 }
 
-type Answer = (StatusCode, [(axum::http::HeaderName, &'static str); 1], String);
-
-fn answer(status: StatusCode, body: &Value) -> Answer {
-    (status, [(CONTENT_TYPE, "application/json")], body.to_string())
-}
-
-fn order(body: &Bytes) -> Result<i64, Answer> {
-    let read = serde_json::from_slice::<Request>(body).map(|request| request.payload.order);
-    read.map_err(|error| answer(StatusCode::UNPROCESSABLE_ENTITY, &json!({ "error": error.to_string() })))
-}
-
 /// Chance that is the same for an order whenever it is asked.
 fn chance(order: i64, of: u64) -> Rng {
     Rng::with_seed(order.cast_unsigned().wrapping_mul(1000).wrapping_add(of))
@@ -104,9 +90,6 @@ fn chance(order: i64, of: u64) -> Rng {
 
 impl Parties {
     pub(super) async fn start() -> Result<Self, Failure> {
-        let failed = |error| Failure::new(format!("cannot listen on 127.0.0.1: {error}"));
-        let listener = TcpListener::bind("127.0.0.1:0").await.map_err(failed)?;
-        let address = listener.local_addr().map_err(failed)?;
         let client = crate::handler::http::client()
             .map_err(|error| Failure::internal(format!("the HTTP client could not be set up: {error}")))?;
         let (carrier_is_down, books, faults) = (AtomicBool::new(false), Mutex::default(), Faults::default());
@@ -118,16 +101,11 @@ impl Parties {
             .route("/parcel/cancel", post(cancel_parcel))
             .route("/seller", post(seller))
             .with_state(Arc::clone(&world));
-        let mut task = JoinSet::new();
-        task.spawn(async move {
-            // It has no error: axum tries again what fails.
-            let _ = axum::serve(listener, router).await;
-        });
-        Ok(Self { address, world, _task: task })
+        Ok(Self { service: Service::start(router).await?, world })
     }
 
     pub(super) fn url(&self) -> String {
-        format!("http://{}", self.address)
+        self.service.url()
     }
 
     pub(super) fn carrier(&self, is_down: bool) {
@@ -161,7 +139,7 @@ impl Parties {
 
 impl World {
     fn books(&self) -> MutexGuard<'_, Books> {
-        self.books.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.books)
     }
 }
 
@@ -175,7 +153,7 @@ impl Books {
 
 /// Takes the money, and says so later. Whoever asks again is told how far it is.
 async fn charge(State(world): State<Arc<World>>, headers: HeaderMap, body: Bytes) -> Answer {
-    let order = match order(&body) {
+    let order = match request::<Request>(&body).map(|request| request.payload.order) {
         Ok(order) => order,
         Err(wrong) => return wrong,
     };
@@ -195,7 +173,7 @@ async fn charge(State(world): State<Arc<World>>, headers: HeaderMap, body: Bytes
         } else {
             let checked = Arc::downgrade(&world);
             let pause = Duration::from_millis(chance.u64(PAYMENT_MS));
-            let mut checks = world.checks.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut checks = locked(&world.checks);
             while checks.try_join_next().is_some() {}
             checks.spawn(async move {
                 tokio::time::sleep(pause).await;
@@ -252,7 +230,7 @@ async fn decide(world: &Arc<World>, order: i64, callback: Option<String>) {
 
 /// Gives the money back, if it was taken, and takes none later.
 async fn refund(State(world): State<Arc<World>>, headers: HeaderMap, body: Bytes) -> Answer {
-    let order = match order(&body) {
+    let order = match request::<Request>(&body).map(|request| request.payload.order) {
         Ok(order) => order,
         Err(wrong) => return wrong,
     };
@@ -268,7 +246,7 @@ async fn refund(State(world): State<Arc<World>>, headers: HeaderMap, body: Bytes
 
 /// Slow, and down for a while. One address in fifty does not exist.
 async fn parcel(State(world): State<Arc<World>>, headers: HeaderMap, body: Bytes) -> Answer {
-    let order = match order(&body) {
+    let order = match request::<Request>(&body).map(|request| request.payload.order) {
         Ok(order) => order,
         Err(wrong) => return wrong,
     };
@@ -289,7 +267,7 @@ async fn parcel(State(world): State<Arc<World>>, headers: HeaderMap, body: Bytes
 }
 
 async fn cancel_parcel(State(world): State<Arc<World>>, headers: HeaderMap, body: Bytes) -> Answer {
-    let order = match order(&body) {
+    let order = match request::<Request>(&body).map(|request| request.payload.order) {
         Ok(order) => order,
         Err(wrong) => return wrong,
     };
@@ -302,12 +280,11 @@ async fn cancel_parcel(State(world): State<Arc<World>>, headers: HeaderMap, body
 
 /// One message in thirty is not taken at first.
 async fn seller(State(world): State<Arc<World>>, headers: HeaderMap, body: Bytes) -> Answer {
-    let order = match order(&body) {
+    let order = match request::<Request>(&body).map(|request| request.payload.order) {
         Ok(order) => order,
         Err(wrong) => return wrong,
     };
-    let first = headers.get("outbox-attempt").is_some_and(|attempt| attempt == "1");
-    if first && order % 30 == 7 {
+    if is_first(&headers) && order % 30 == 7 {
         return answer(StatusCode::INTERNAL_SERVER_ERROR, &json!({ "error": "try again" }));
     }
     let mut books = world.books();
