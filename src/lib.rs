@@ -54,7 +54,7 @@ pub mod timetable;
 pub mod topic;
 
 pub use config::Config;
-pub use daemon::{Daemon, DaemonBuilder};
+pub use daemon::{Daemon, DaemonBuilder, Flow};
 pub use emit::Emit;
 pub use event::{Attempt, Event, EventId};
 pub use handler::native::IntoOutcome;

@@ -132,8 +132,7 @@ impl Handler for Uncalled {
 /// `[flow.NAME]` table.
 ///
 /// ```
-/// use outboxd::daemon::Flow;
-/// use outboxd::{Attempt, Outcome};
+/// use outboxd::{Attempt, Flow, Outcome};
 ///
 /// let flow = Flow::new("order", ["order.placed"])
 ///     .step("stock", &[], async |_: Attempt| Outcome::done_with("locked"))

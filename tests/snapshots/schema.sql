@@ -1390,7 +1390,7 @@ BEGIN
         RETURN;
     END IF;
     IF instance.state = 'dead' THEN
-        instance.last_error := instance.progress #>> '{}';
+        instance.last_error := coalesce(instance.progress #>> '{}', instance.last_error);
         UPDATE outbox.open o SET state = 'waiting', last_error = instance.last_error, progress = NULL, updated_at = clock_timestamp()
         WHERE o.event_id = instance.event_id AND o.handler = instance.handler;
     END IF;
