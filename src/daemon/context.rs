@@ -107,6 +107,11 @@ pub(super) fn registrations(specs: &[HandlerSpec]) -> Vec<Registration> {
             on_dead,
             start,
         } = &spec.delivery;
+        let (flow, steps, on_dead_step) = match &spec.part {
+            Part::Handler => (None, None, None),
+            Part::Step { flow } => (Some(Arc::clone(flow)), None, None),
+            Part::Flow(flow) => (None, Some(serde_json::json!(flow.graph.steps())), Some(flow.on_dead_step.as_str())),
+        };
         Registration {
             name: Arc::clone(&spec.name),
             topics: topics.iter().map(ToString::to_string).collect(),
@@ -130,18 +135,9 @@ pub(super) fn registrations(specs: &[HandlerSpec]) -> Vec<Registration> {
             coalesce: *coalesce,
             on_done: on_done.clone(),
             on_dead: on_dead.clone(),
-            flow: match &spec.part {
-                Part::Step { flow } => Some(Arc::clone(flow)),
-                Part::Handler | Part::Flow(_) => None,
-            },
-            steps: match &spec.part {
-                Part::Flow(flow) => Some(serde_json::json!(flow.graph.steps())),
-                Part::Handler | Part::Step { .. } => None,
-            },
-            on_dead_step: match &spec.part {
-                Part::Flow(flow) => Some(flow.on_dead_step.as_str()),
-                Part::Handler | Part::Step { .. } => None,
-            },
+            flow,
+            steps,
+            on_dead_step,
             beginning: *start == Start::Beginning,
         }
     };

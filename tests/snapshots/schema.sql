@@ -402,8 +402,12 @@ BEGIN
         FOR instance IN
             SELECT e.id FROM outbox.newest_position p
             JOIN outbox.event e ON e.xid >= pg_snapshot_xmin(p.position) AND NOT pg_visible_in_snapshot(e.xid, p.position)
-            WHERE p.handler = define_flow.flow AND e.id <= (SELECT max(d.event_id) FROM outbox.done d)
-              AND EXISTS (SELECT FROM outbox.done d WHERE d.event_id = e.id AND d.handler ^@ (define_flow.flow || '/'))
+            WHERE p.handler = define_flow.flow
+              -- What lies above has not begun: a backlog is not looked at.
+              AND e.id <= greatest((SELECT max(d.event_id) FROM outbox.done d),
+                                   (SELECT max(o.event_id) FROM outbox.open o WHERE o.flow = define_flow.flow))
+              AND (EXISTS (SELECT FROM outbox.done d WHERE d.event_id = e.id AND d.handler ^@ (define_flow.flow || '/'))
+                   OR EXISTS (SELECT FROM outbox.open o WHERE o.event_id = e.id AND o.flow = define_flow.flow))
               AND NOT EXISTS (SELECT FROM outbox.done d WHERE d.event_id = e.id AND d.handler = define_flow.flow)
               AND NOT EXISTS (SELECT FROM outbox.open o WHERE o.event_id = e.id AND o.handler = define_flow.flow)
         LOOP

@@ -36,6 +36,8 @@ struct Instance {
     course: Course,
     event: Arc<Event>,
     lanes: Arc<[Option<LaneId>]>,
+    /// Told of; a claim tells of it again until it has its row.
+    cancelled: bool,
 }
 
 /// A step that is active in memory.
@@ -96,7 +98,7 @@ impl Term<'_> {
     pub(super) fn begin_instance(&mut self, flow: &Flow, start: Start) {
         let course = Course::new(Arc::clone(&flow.graph), start.begun || start.has_row);
         let lanes = self.step_lanes(start.ticket.lane, flow);
-        self.flows.instances.insert(start.ticket, Instance { course, event: start.event, lanes });
+        self.flows.instances.insert(start.ticket, Instance { course, event: start.event, lanes, cancelled: false });
         self.go_on(start.ticket, start.began);
     }
 
@@ -226,8 +228,10 @@ impl Term<'_> {
         self.take(steps);
         match here {
             Some(ticket) => {
-                let (event, handler) = (event, flow.into());
-                self.context.observer.tell(&Observation::Cancelled { event, handler });
+                let told = |instance: &mut Instance| std::mem::replace(&mut instance.cancelled, true);
+                if self.flows.instances.get_mut(&ticket).is_some_and(|instance| !told(instance)) {
+                    self.context.observer.tell(&Observation::Cancelled { event, handler: flow.into() });
+                }
                 self.stop_instance(ticket);
             }
             None => self.request(Request::BeginFlow { event, flow: flow.into() }),

@@ -130,7 +130,8 @@ impl Term<'_> {
                 let is_settled =
                     |name: &Arc<str>| !settled.is_empty() && settled.contains(&(event.id, name.to_string()));
                 if !is_settled(&slot.spec.name) && !slot.leaving && !self.stopping {
-                    let begun = slot.spec.rows().any(is_settled);
+                    // Its own row is not there.
+                    let begun = slot.spec.rows().skip(1).any(is_settled);
                     slot.lane.offer(&event, &Offer { begun, ..offer }, now, &mut steps);
                 }
             }
