@@ -1,6 +1,7 @@
 //! Flows that change under way: cancelled, left by a daemon that dies or stops, with another definition.
 
 use outboxd::daemon::Flow;
+use outboxd::postgres::Session;
 use outboxd::{Failure, Observation, Outcome};
 
 use crate::flow::{Script, chain, fast, is, nothing_is_open, order, wait};
@@ -225,4 +226,76 @@ async fn an_instance_ends_by_the_definition_it_began_with() {
     assert!(deliveries(&session, event).await.contains(&"chain/z|done|1".to_owned()));
     assert_eq!(text(&session, "SELECT count(*) FROM outbox.flow_version").await, "2");
     running.stop().await;
+}
+
+/// A flow that no daemon runs, for what only the database decides.
+pub(crate) const HANDLERS: &str = "
+    INSERT INTO outbox.handler (name, topics, topic_regex, kind, settings, first_id)
+    VALUES ('f', '{placed}', outbox.topic_regex('{placed}'), 'flow', '{}', 0);
+    INSERT INTO outbox.handler (name, flow, topics, topic_regex, kind, settings, first_id)
+    SELECT 'f/s' || i || undo, 'f', '{}', outbox.topic_regex('{}'), 'rust', '{\"retry\": {\"max_attempts\": 9}}', 0
+    FROM generate_series(0, 5) i, unnest(ARRAY['', '/compensate']) undo;";
+
+/// The first step has a row, and its flow has none yet.
+async fn a_step_waits(session: &Session, event: i64) {
+    let row = "INSERT INTO outbox.open (event_id, handler, state, attempt, due_at, flow, topic, payload, headers, priority, created_at)
+               SELECT id, 'f/s0', 'waiting', 1, now() + interval '1 hour', 'f', topic, payload, headers, priority, created_at
+               FROM outbox.event WHERE id = $1";
+    session.client.execute(row, &[&event]).await.unwrap();
+}
+
+/// The daemon gives an instance its row while a callback ends its step: neither sees what the other one does before it commits.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_step_that_ends_while_its_flow_gets_its_row_is_followed_by_the_next_one() {
+    let database = Database::new().await;
+    let (session, other) = (database.session().await, database.session().await);
+    session.client.batch_execute(HANDLERS).await.unwrap();
+    let steps =
+        r#"[{"name": "s0", "after": [], "compensate": null}, {"name": "s1", "after": ["s0"], "compensate": null}]"#;
+    session.client.batch_execute(&format!("SELECT outbox.define_flow('f', '{steps}', 'hold')")).await.unwrap();
+    for callback_is_first in [true, false] {
+        let event = publish(&session, "placed").await;
+        a_step_waits(&session, event).await;
+        let ends = format!("SELECT outbox.complete({event}, 'f/s0')");
+        let begins = format!("SELECT outbox.begin_flow({event}, 'f')");
+        let (first, second) = if callback_is_first { (&ends, &begins) } else { (&begins, &ends) };
+        session.client.batch_execute(&format!("BEGIN; {first}")).await.unwrap();
+        let waits = async {
+            until("the second one waits for the first", async || {
+                let waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+                texts(&session, waiting).await == ["1"]
+            })
+            .await;
+            session.client.batch_execute("COMMIT").await.unwrap();
+        };
+        let (second, ()) = tokio::join!(other.client.batch_execute(second), waits);
+        second.unwrap();
+        let states = format!("SELECT handler || ' ' || state FROM outbox.open WHERE event_id = {event} ORDER BY 1");
+        assert_eq!(
+            texts(&session, &states).await,
+            ["f waiting", "f/s1 scheduled"],
+            "callback first: {callback_is_first}"
+        );
+    }
+}
+
+/// A daemon that dies between the row of a step and that of its flow leaves an instance that another definition must not take.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_of_which_only_a_step_has_a_row_keeps_its_definition() {
+    let database = Database::new().await;
+    let session = database.session().await;
+    session.client.batch_execute(HANDLERS).await.unwrap();
+    let begins = "INSERT INTO outbox.position (handler, position) VALUES ('f', '3:3:')";
+    session.client.batch_execute(begins).await.unwrap();
+    let define = async |steps: &str| {
+        session.client.batch_execute(&format!("SELECT outbox.define_flow('f', '{steps}', 'hold')")).await.unwrap();
+    };
+    define(r#"[{"name": "s0", "after": [], "compensate": null}, {"name": "s1", "after": ["s0"], "compensate": null}]"#)
+        .await;
+    let event = publish(&session, "placed").await;
+    a_step_waits(&session, event).await;
+    define(r#"[{"name": "s0", "after": [], "compensate": null}]"#).await;
+    assert_eq!(texts(&session, "SELECT flow_version FROM outbox.open WHERE handler = 'f'").await, ["1"]);
+    session.client.batch_execute(&format!("SELECT outbox.complete({event}, 'f/s0')")).await.unwrap();
+    assert_eq!(texts(&session, "SELECT handler FROM outbox.open WHERE flow = 'f'").await, ["f/s1"]);
 }
