@@ -57,7 +57,7 @@ pub use config::Config;
 pub use daemon::{Daemon, DaemonBuilder, Flow};
 pub use emit::Emit;
 pub use event::{Attempt, Event, EventId};
-pub use handler::native::IntoOutcome;
+pub use handler::native::{IntoOutcome, IntoOutcomes};
 pub use observe::{Observation, Observer};
 pub use outcome::{Failure, Fault, Outcome, RetryPolicy};
 /// Stops a daemon: cancel it, and [`Daemon::run`] drains and returns.

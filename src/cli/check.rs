@@ -99,8 +99,10 @@ impl Findings {
 
     /// SQL handlers must name a function that takes an event and returns jsonb.
     async fn functions(&mut self, store: &Store, config: &Config) -> Result<(), Failure> {
-        let handlers =
-            config.handlers.iter().map(|handler| (handler.name.to_string(), &handler.kind, "(outbox.event)"));
+        let handlers = config.handlers.iter().map(|handler| {
+            let arguments = if handler.delivery.batch.is_some() { "(outbox.event[])" } else { "(outbox.event)" };
+            (handler.name.to_string(), &handler.kind, arguments)
+        });
         let steps = config.flows.iter().flat_map(|flow| {
             let step = |step: &'_ StepConfig| format!("{}/{}", flow.name, step.name);
             flow.steps

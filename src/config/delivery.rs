@@ -5,13 +5,15 @@ use std::time::Duration;
 
 use super::reader::{Field, Reader, Table};
 use super::text::quote;
-use super::{DeliveryConfig, OnDeadKey, Record, Start, duration, keys};
+use super::{BatchConfig, DeliveryConfig, OnDeadKey, Record, Start, duration, keys};
 use crate::outcome::{Backoff, PollPolicy, RetryPolicy, SNOOZE_MIN};
 use crate::topic::Pattern;
 
 const TOPICS_MAX: usize = 100;
 const PAUSES_MAX: usize = 100;
 const RATE: RangeInclusive<u32> = 1..=100_000;
+const BATCH_EVENTS: RangeInclusive<u32> = 2..=1000;
+const BATCH_WAIT: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_mins(10);
 const TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_hours(24);
 const RETRY_BASE: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_hours(24);
 const POLL_PAUSE: RangeInclusive<Duration> = SNOOZE_MIN..=Duration::from_hours(24);
@@ -42,6 +44,7 @@ pub(super) fn read_for(reader: &mut Reader<'_>, table: &Table<'_>, topics: Vec<P
     }
     delivery.ordered = ordered(reader, table);
     coalesce(reader, table, &mut delivery);
+    delivery.batch = reader.field(table, "batch").and_then(|field| batch(reader, &field));
     let records = [("late", Record::Late), ("start", Record::Start)];
     reader.set_choice(table, "record", "a time to record", &records, &mut delivery.record);
     if delivery.callback {
@@ -169,6 +172,20 @@ fn poll(reader: &mut Reader<'_>, field: &Field<'_>) -> Option<PollPolicy> {
         reader.refuse(field, format!("{base} is longer than {max}; write `base` at most as long as `max`"));
     }
     Some(poll)
+}
+
+fn batch(reader: &mut Reader<'_>, field: &Field<'_>) -> Option<BatchConfig> {
+    let rule = "write a table such as { max = 100, wait = \"1s\" }";
+    let table = reader.table(field, rule)?;
+    reader.know(&table, keys::BATCH);
+    let mut wait = Duration::from_secs(1);
+    reader.set_duration(&table, "wait", &BATCH_WAIT, &mut wait);
+    let Some(max) = reader.field(&table, "max") else {
+        reader.lacks(&table, format!("`max` is missing, how many events are handed over together; {rule}"));
+        return None;
+    };
+    let max = usize::try_from(reader.integer(&max, BATCH_EVENTS)?).ok()?;
+    Some(BatchConfig { max, wait })
 }
 
 /// What `max` is known to be cuts the pauses of a list, which is surely not what was meant.

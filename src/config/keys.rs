@@ -27,6 +27,7 @@ pub(super) const HANDLER: &[&str] = &[
     "ordered",
     "on_dead_key",
     "coalesce",
+    "batch",
     "record",
     "breaker",
     "on_done",
@@ -73,12 +74,13 @@ pub(super) const COMPENSATION: &[&str] = &[
 ];
 pub(super) const SCHEDULE: &[&str] = &["cron", "timezone", "topic", "payload", "key", "catch_up"];
 pub(super) const HTTP: &[&str] = &["url", "secret", "headers"];
+pub(super) const BATCH: &[&str] = &["max", "wait"];
 pub(super) const POLL: &[&str] = &["base", "max", "timeout"];
 pub(super) const RETRY: &[&str] = &["max_attempts", "backoff", "base", "max", "concurrency", "rate"];
 
 /// Whether a key has a meaning in some table.
 pub(super) fn is_known(key: &str) -> bool {
-    [ROOT, DATABASE, DAEMON, HANDLER, FLOW, STEP, COMPENSATION, SCHEDULE, HTTP, POLL, RETRY]
+    [ROOT, DATABASE, DAEMON, HANDLER, FLOW, STEP, COMPENSATION, SCHEDULE, HTTP, BATCH, POLL, RETRY]
         .iter()
         .any(|keys| keys.contains(&key))
 }

@@ -165,7 +165,7 @@ pub struct ScheduleConfig {
 #[derive(Debug, Clone, PartialEq)]
 pub struct DeliveryConfig {
     pub topics: Vec<Pattern>,
-    /// Attempts running at the same time.
+    /// Attempts running at the same time; with `batch` calls.
     pub concurrency: usize,
     /// The longest an attempt may run, or may be silent if it says that it is alive.
     pub timeout: Duration,
@@ -181,6 +181,8 @@ pub struct DeliveryConfig {
     /// Of those of a key that wait, only the latest is handed over; the others are done as merged. With `ordered` only, and
     /// [`OnDeadKey::Skip`].
     pub coalesce: bool,
+    /// Events are handed over together; `None`: each by itself. A handler that takes one gets them at the same time.
+    pub batch: Option<BatchConfig>,
     /// An attempt has a row before it begins, not only after it has lasted a second.
     pub record: Record,
     /// Whether nothing but probes is sent to a target that cannot be reached or fails.
@@ -213,6 +215,7 @@ impl DeliveryConfig {
             callback: false,
             ordered: None,
             coalesce: false,
+            batch: None,
             record: Record::Late,
             breaker: true,
             on_done: None,
@@ -220,6 +223,15 @@ impl DeliveryConfig {
             start: Start::Now,
         }
     }
+}
+
+/// How many events are handed over in one call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BatchConfig {
+    /// At most so many: 2 to 1000.
+    pub max: usize,
+    /// How long the first of them waits for others. What is claimed from `outbox.open` does not wait.
+    pub wait: Duration,
 }
 
 /// What a dead delivery of an ordered handler does to those of its key behind it.

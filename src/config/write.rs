@@ -6,8 +6,8 @@ use std::time::Duration;
 use super::expand::escape;
 use super::text::is_bare;
 use super::{
-    CompensationConfig, Config, DeliveryConfig, FlowConfig, HandlerConfig, Kind, Record, ScheduleConfig, Start,
-    StepConfig, duration,
+    BatchConfig, CompensationConfig, Config, DeliveryConfig, FlowConfig, HandlerConfig, Kind, Record, ScheduleConfig,
+    Start, StepConfig, duration,
 };
 use crate::outcome::{Backoff, PollPolicy, RetryPolicy};
 
@@ -137,6 +137,9 @@ fn write_order(out: &mut String, delivery: &DeliveryConfig) -> fmt::Result {
     }
     if delivery.coalesce {
         writeln!(out, "coalesce = \"key\"")?;
+    }
+    if let Some(BatchConfig { max, wait }) = delivery.batch {
+        writeln!(out, "batch = {{ max = {max}, wait = \"{}\" }}", duration::format(wait))?;
     }
     Ok(())
 }

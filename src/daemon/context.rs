@@ -101,6 +101,7 @@ pub(super) fn registrations(specs: &[HandlerSpec]) -> Vec<Registration> {
             callback,
             ordered,
             coalesce,
+            batch,
             record,
             breaker,
             on_done,
@@ -128,6 +129,10 @@ pub(super) fn registrations(specs: &[HandlerSpec]) -> Vec<Registration> {
                     "timeout_seconds": poll.timeout.as_secs_f64(),
                 })),
                 "callback": callback,
+                "batch": batch.map(|batch| serde_json::json!({
+                    "max": batch.max,
+                    "wait_seconds": batch.wait.as_secs_f64(),
+                })),
                 "record": if *record == Record::Start { "start" } else { "late" },
                 "breaker": breaker,
             }),

@@ -45,7 +45,7 @@ use self::term::End;
 use crate::config::{Config, DeliveryConfig, ScheduleConfig};
 use crate::event::{Attempt, Event};
 use crate::handler::http;
-use crate::handler::native::{IntoOutcome, Native, OfEvent};
+use crate::handler::native::{IntoOutcome, IntoOutcomes, Native, NativeBatch, OfEvent};
 use crate::metrics::Metrics;
 use crate::observe::{Observation, Observer, chain};
 use crate::postgres::Target;
@@ -309,6 +309,19 @@ impl DaemonBuilder {
         Fut::Output: IntoOutcome,
     {
         self.native.push(Ok(vec![spec::native(name.into(), delivery, Arc::new(Native(handle)))]));
+        self
+    }
+
+    /// A handler written in Rust that takes many events at once, with its own settings; without [`DeliveryConfig::batch`] it gets one
+    /// at a time.
+    #[must_use]
+    pub fn batch_handler<F, Fut>(mut self, name: impl Into<String>, delivery: DeliveryConfig, handle: F) -> Self
+    where
+        F: Fn(Vec<Attempt>) -> Fut + Send + Sync + 'static,
+        Fut: Future + Send + 'static,
+        Fut::Output: IntoOutcomes,
+    {
+        self.native.push(Ok(vec![spec::native(name.into(), delivery, Arc::new(NativeBatch(handle)))]));
         self
     }
 

@@ -78,8 +78,25 @@ pub(super) struct Runner<T> {
     tasks: Tasks<T>,
     told: UnboundedReceiver<Told<T>>,
     ended: VecDeque<(T, Outcome)>,
-    /// Those whose outcome is still wanted, with their task if they have one of their own.
-    wanted: FxHashMap<T, Option<AbortHandle>>,
+    /// Those whose outcome is still wanted.
+    wanted: FxHashMap<T, Task>,
+}
+
+/// Where an attempt runs.
+enum Task {
+    /// In its group, as far as is known.
+    Group,
+    Own(AbortHandle),
+    /// With the others of its batch. It ends when none of them is wanted any more.
+    Batch(#[expect(dead_code, reason = "it is held, and does something when nobody does")] Arc<AbortOnDrop>),
+}
+
+struct AbortOnDrop(AbortHandle);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 /// How a task is started, from wherever.
@@ -111,7 +128,15 @@ impl<T> Runner<T> {
                 task.abort();
             }
         }
-        for task in self.wanted.drain().filter_map(|(_, task)| task) {
+        for (_, task) in self.wanted.drain() {
+            task.abort();
+        }
+    }
+}
+
+impl Task {
+    fn abort(self) {
+        if let Self::Own(task) = self {
             task.abort();
         }
     }
@@ -127,8 +152,20 @@ impl<T: Copy + Eq + Hash + Send + Sync + 'static> Runner<T> {
 
     /// Takes an attempt that [`go`](Self::go) starts; `ticket` comes back with its outcome.
     pub(super) fn start(&mut self, ticket: T, handler: Arc<dyn Handler>, attempt: Attempt, limits: Limits) {
-        self.wanted.insert(ticket, None);
+        self.wanted.insert(ticket, Task::Group);
         self.fresh.push(Begin { ticket, handler, attempt, limits });
+    }
+
+    /// Starts a batch, in one call. Each of its tickets comes back with its own outcome.
+    pub(super) fn start_batch(&mut self, attempts: Vec<(T, Attempt)>, handler: Arc<dyn Handler>, limits: Limits) {
+        let (tickets, attempts): (Vec<T>, Vec<Attempt>) = attempts.into_iter().unzip();
+        let (tasks, of) = (self.tasks.clone(), tickets.clone());
+        let task = self.tasks.tracker.spawn(async move {
+            let outcomes = run_batch(&tickets, &*handler, &attempts, limits, &tasks.news).await;
+            tasks.tell(tickets.into_iter().zip(outcomes).collect());
+        });
+        let task = Arc::new(AbortOnDrop(task.abort_handle()));
+        self.wanted.extend(of.into_iter().map(|ticket| (ticket, Task::Batch(Arc::clone(&task)))));
     }
 
     /// Starts what was taken.
@@ -147,12 +184,7 @@ impl<T: Copy + Eq + Hash + Send + Sync + 'static> Runner<T> {
     /// even if it had ended already. Returns whether there was one.
     pub(super) fn cancel(&mut self, ticket: &T) -> bool {
         // One without a task of its own is ended when that is heard of.
-        self.wanted.remove(ticket).is_some_and(|task| {
-            if let Some(task) = task {
-                task.abort();
-            }
-            true
-        })
+        self.wanted.remove(ticket).map(Task::abort).is_some()
     }
 
     /// Waits for the next attempt to end. Pending for ever while nothing runs.
@@ -192,7 +224,7 @@ impl<T: Copy + Eq + Hash + Send + Sync + 'static> Runner<T> {
         match told {
             Told::Ended(ended) => self.ended.extend(ended),
             Told::Goes(ticket, task) => match self.wanted.get_mut(&ticket) {
-                Some(known) => *known = Some(task),
+                Some(known) => *known = Task::Own(task),
                 // Cancelled meanwhile.
                 None => task.abort(),
             },
@@ -242,7 +274,8 @@ impl<T: Copy + Send + Sync + 'static> Tasks<T> {
 
 /// An attempt that runs, as its deadline sees it.
 struct Watch<'a, T> {
-    ticket: T,
+    /// More than one for a batch: what is said of the call is said of each.
+    tickets: &'a [T],
     limits: Limits,
     began: Instant,
     said: watch::Receiver<Option<Heartbeat>>,
@@ -251,15 +284,50 @@ struct Watch<'a, T> {
 
 async fn run<T: Copy>(begin: Begin<T>, news: UnboundedSender<News<T>>) -> Outcome {
     let Begin { ticket, handler, attempt, limits } = &begin;
-    let began = Instant::now();
+    let tickets = std::slice::from_ref(ticket);
     // A handler may panic before it returns its future, too.
-    let mut handled = pin!(AssertUnwindSafe(async { handler.run(attempt).await }).catch_unwind());
+    let handled = async { handler.run(attempt).await };
+    guarded(handled, tickets, attempt, *limits, &news).await.unwrap_or_else(|failed| failed)
+}
+
+/// The outcomes of a batch, one for each of its attempts.
+async fn run_batch<T: Copy>(
+    tickets: &[T],
+    handler: &dyn Handler,
+    attempts: &[Attempt],
+    limits: Limits,
+    news: &UnboundedSender<News<T>>,
+) -> Vec<Outcome> {
+    let Some(first) = attempts.first() else { return Vec::new() };
+    let handled = async { handler.run_batch(attempts).await };
+    let failed = match guarded(handled, tickets, first, limits, news).await {
+        Ok(outcomes) if outcomes.len() == attempts.len() => return outcomes,
+        Ok(outcomes) => {
+            let (given, events) = (outcomes.len(), attempts.len());
+            let error =
+                format!("the handler gave {given} outcomes for a batch of {events} events; it must give one for each");
+            Outcome::Retry { after: None, failure: Failure::new(error) }
+        }
+        Err(failed) => failed,
+    };
+    vec![failed; attempts.len()]
+}
+
+/// What a handler gives, or how its call ended that gave nothing.
+async fn guarded<T: Copy, R>(
+    handled: impl Future<Output = R>,
+    tickets: &[T],
+    attempt: &Attempt,
+    limits: Limits,
+    news: &UnboundedSender<News<T>>,
+) -> Result<R, Outcome> {
+    let began = Instant::now();
+    let mut handled = pin!(AssertUnwindSafe(handled).catch_unwind());
     // What ends at once needs no deadline. The watch is in a box of its own, so that such an attempt does not pay for its size.
     let ended = match poll_fn(|context| Poll::Ready(handled.as_mut().poll(context))).await {
         Poll::Ready(ended) => Ok(ended),
         Poll::Pending => {
-            let (ticket, limits, said) = (*ticket, *limits, attempt.heartbeats.listen());
-            let watch = Watch { ticket, limits, began, said, news: &news };
+            let watch = Watch { tickets, limits, began, said: attempt.heartbeats.listen(), news };
             // Unconstrained: a handler that always has something to do, such as a flood to read, must not use up the turns
             // in which the time-out would be noticed.
             let given_up = Box::pin(tokio::task::unconstrained(watch.until_given_up()));
@@ -270,13 +338,13 @@ async fn run<T: Copy>(begin: Begin<T>, news: UnboundedSender<News<T>>) -> Outcom
         }
     };
     match ended {
-        Ok(Ok(outcome)) => outcome,
+        Ok(Ok(given)) => Ok(given),
         Ok(Err(panic)) => {
             let text = panic.downcast_ref::<&str>().copied().map(str::to_owned);
             let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
-            Outcome::Retry { after: None, failure: Failure::new(format!("the handler panicked: {text}")) }
+            Err(Outcome::Retry { after: None, failure: Failure::new(format!("the handler panicked: {text}")) })
         }
-        Err(error) => Outcome::Retry { after: None, failure: Failure::new(error).with_fault(Fault::Failing) },
+        Err(error) => Err(Outcome::Retry { after: None, failure: Failure::new(error).with_fault(Fault::Failing) }),
     }
 }
 
@@ -319,9 +387,13 @@ impl<T: Copy> Watch<'_, T> {
 
     /// When the attempt was heard of in the database, for example from the service that an HTTP request went to.
     async fn last_heard_of(&self, end: Instant) -> Option<Instant> {
-        let (answer, answered) = oneshot::channel();
-        let _ = self.news.send(News::Silent(self.ticket, answer));
-        let age = timeout_at(end.into(), answered).await.ok()?.ok()?;
+        let ages = self.tickets.iter().map(|&ticket| {
+            let (answer, answered) = oneshot::channel();
+            let _ = self.news.send(News::Silent(ticket, answer));
+            answered
+        });
+        let ages = timeout_at(end.into(), future::join_all(ages)).await.ok()?;
+        let age = ages.into_iter().filter_map(Result::ok).min()?;
         Instant::now().checked_sub(age)
     }
 
@@ -331,7 +403,9 @@ impl<T: Copy> Watch<'_, T> {
             let newest = said.borrow_and_update().clone();
             if let Some(mut heartbeat) = newest {
                 heartbeat.progress = heartbeat.progress.map(|progress| bounded_as("progress", progress));
-                let _ = self.news.send(News::Said(self.ticket, heartbeat));
+                for &ticket in self.tickets {
+                    let _ = self.news.send(News::Said(ticket, heartbeat.clone()));
+                }
             }
             sleep(TELL_EVERY).await;
         }

@@ -60,7 +60,7 @@ pub enum Ended {
     StillRunning,
     /// It is an instance of a flow, of which nothing runs here any more: it goes on with rows.
     Stands,
-    /// Its attempt was cut off by the daemon's stop.
+    /// Its attempt was cut off by the daemon's stop, or has not even begun before it.
     CutOff,
     /// Its attempt was ended because somebody has cancelled the delivery, which is written.
     Cancelled,

@@ -74,7 +74,7 @@ fn plain_result(text: &str) -> Option<Value> {
 }
 
 /// The outcome these fields stand for, or what is wrong with them.
-fn read(mut fields: Fields<'_>) -> Result<Outcome, String> {
+pub(super) fn read(mut fields: Fields<'_>) -> Result<Outcome, String> {
     let outcome = fields.get("outcome").map_or("", |raw| raw.get()).to_owned();
     fields.retain(|name, value| name != "outcome" && value.get() != "null");
     let name = serde_json::from_str::<String>(&outcome).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! The handler kind `command`: one process per attempt, the event's body on its stdin, an answer on its stdout.
+//! The handler kind `command`: one process per attempt or batch, the body on its stdin, an answer on its stdout.
 //!
 //! The process leads a group of its own, and the whole group ends with the attempt, however the attempt ends.
 
@@ -15,7 +15,7 @@ use tokio::time::timeout;
 
 use super::answer::{self, with_response};
 use super::progress::Lines;
-use super::{Handler, OutcomeFuture};
+use super::{Handler, OutcomeFuture, OutcomesFuture, batch};
 use crate::config::CommandConfig;
 use crate::event::{Attempt, Heartbeats};
 use crate::outcome::{Failure, Fault, Outcome, TEXT_BYTES_MAX};
@@ -32,7 +32,7 @@ const STDERR_BYTES_MAX: usize = TEXT_BYTES_MAX - 96;
 /// group can hold them open for longer, and nobody waits for that one.
 const PIPES_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Runs one program for every event.
+/// Runs one program for every event, or batch of events.
 #[derive(Debug)]
 pub struct CommandHandler {
     config: CommandConfig,
@@ -45,8 +45,36 @@ impl CommandHandler {
     }
 
     async fn execute(&self, attempt: &Attempt) -> Outcome {
+        let task = Task {
+            variables: variables(attempt).collect(),
+            body: &attempt.body(),
+            heartbeats: &attempt.heartbeats,
+            answer_max: answer::BYTES_MAX,
+        };
+        match self.call(task).await {
+            Ok(output) => with_response(answer::parse(&output.stdout).after_success(), &output.said()),
+            Err(outcome) => outcome,
+        }
+    }
+
+    async fn execute_batch(&self, attempts: &[Attempt]) -> Vec<Outcome> {
+        let Some(first) = attempts.first() else { return Vec::new() };
+        let task = Task {
+            variables: variables_of_batch(first, attempts.len()).collect(),
+            body: &batch::body(attempts),
+            heartbeats: &first.heartbeats,
+            answer_max: batch::BYTES_MAX,
+        };
+        match self.call(task).await {
+            Ok(output) => batch::outcomes(&output.stdout, attempts),
+            Err(outcome) => vec![outcome; attempts.len()],
+        }
+    }
+
+    /// What a process wrote that succeeded; otherwise how the attempt ended.
+    async fn call(&self, task: Task<'_>) -> Result<Output, Outcome> {
         let Some((program, arguments)) = self.config.argv.split_first() else {
-            return retry("the command has no program");
+            return Err(retry("the command has no program"));
         };
         let mut command = Command::new(program);
         command
@@ -54,7 +82,7 @@ impl CommandHandler {
             .env_clear()
             .envs(std::env::var_os("PATH").map(|path| ("PATH", path)))
             .envs(self.config.env.iter().map(|(name, value)| (name, value.expose())))
-            .envs(variables(attempt))
+            .envs(task.variables.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -62,18 +90,30 @@ impl CommandHandler {
             .kill_on_drop(true);
         let mut child = match command.spawn() {
             Ok(child) => child,
-            Err(error) => return cannot_run(program, &error),
+            Err(error) => return Err(cannot_run(program, &error)),
         };
-        match supervise(&mut child, attempt).await {
-            Ok((status, output)) => judge(status, &output),
-            Err(error) => retry(format!("lost track of {program:?}: {error}")),
+        match supervise(&mut child, &task).await {
+            Ok((status, output)) => judge(status, output),
+            Err(error) => Err(retry(format!("lost track of {program:?}: {error}"))),
         }
     }
+}
+
+/// What a process is given, and where it is heard.
+struct Task<'a> {
+    variables: Vec<(&'static str, String)>,
+    body: &'a str,
+    heartbeats: &'a Heartbeats,
+    answer_max: usize,
 }
 
 impl Handler for CommandHandler {
     fn run<'a>(&'a self, attempt: &'a Attempt) -> OutcomeFuture<'a> {
         Box::pin(self.execute(attempt))
+    }
+
+    fn run_batch<'a>(&'a self, attempts: &'a [Attempt]) -> OutcomesFuture<'a> {
+        Box::pin(self.execute_batch(attempts))
     }
 }
 
@@ -97,27 +137,39 @@ fn variables(attempt: &Attempt) -> impl Iterator<Item = (&'static str, String)> 
     .filter_map(|(name, value)| Some((name, value?)))
 }
 
-/// What a process wrote: the beginning of its stdout, the end of its stderr.
+/// The same about a batch, of which the body says the rest.
+fn variables_of_batch(first: &Attempt, events: usize) -> impl Iterator<Item = (&'static str, String)> {
+    [("OUTBOX_BATCH", events.to_string()), ("OUTBOX_HANDLER", first.handler.to_string())].into_iter()
+}
+
+/// What a process wrote: the beginning of its stdout, at most one byte more than an answer may have, the end of its stderr.
 #[derive(Debug, Default)]
 struct Output {
     stdout: Vec<u8>,
     stderr: Vec<u8>,
 }
 
+impl Output {
+    /// What an operator is shown of it.
+    fn said(&self) -> String {
+        if self.stderr.is_empty() { String::from_utf8_lossy(&self.stdout).into() } else { end(&self.stderr) }
+    }
+}
+
 /// Feeds the process and reads from it until it has ended.
-async fn supervise(child: &mut Child, attempt: &Attempt) -> std::io::Result<(ExitStatus, Output)> {
+async fn supervise(child: &mut Child, task: &Task<'_>) -> std::io::Result<(ExitStatus, Output)> {
     let group = Group::of(child);
-    let (mut output, mut lines) = (Output::default(), Lines::default());
+    let (mut output, mut lines) = (Output::default(), Lines::new(task.answer_max));
     let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     let status = {
         let pipes = pin!(future::join3(
             async {
                 if let Some(mut stdin) = stdin {
                     // A program need not read its stdin; whether it succeeded is told by its exit code.
-                    let _ = stdin.write_all(attempt.body().as_bytes()).await;
+                    let _ = stdin.write_all(task.body.as_bytes()).await;
                 }
             },
-            read_stdout(stdout, &mut lines, &attempt.heartbeats),
+            read_stdout(stdout, &mut lines, task.heartbeats),
             keep_end(stderr, &mut output.stderr),
         ));
         let ended = pin!(async {
@@ -137,7 +189,7 @@ async fn supervise(child: &mut Child, attempt: &Attempt) -> std::io::Result<(Exi
     }?;
     // The last line need not have an end.
     if let Some(progress) = lines.end() {
-        attempt.heartbeats.beat(progress);
+        task.heartbeats.beat(progress);
     }
     output.stdout = lines.kept;
     Ok((status, output))
@@ -186,16 +238,14 @@ impl Drop for Group {
     }
 }
 
-fn judge(status: ExitStatus, output: &Output) -> Outcome {
+fn judge(status: ExitStatus, output: Output) -> Result<Output, Outcome> {
     let outcome = match status.code() {
-        Some(0) => answer::parse(&output.stdout).after_success(),
+        Some(0) => return Ok(output),
         Some(EXIT_DEAD) => Outcome::Dead { failure: Failure::new(format!("exit code {EXIT_DEAD}")) },
         Some(code) => retry(format!("exit code {code}")),
         None => retry(killed_by(status)),
     };
-    let said =
-        if output.stderr.is_empty() { String::from_utf8_lossy(&output.stdout).into() } else { end(&output.stderr) };
-    with_response(outcome, &said)
+    Err(with_response(outcome, &output.said()))
 }
 
 /// Usually the mistake of a deployment, which the next one repairs: the event must survive it.

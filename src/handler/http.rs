@@ -1,4 +1,4 @@
-//! The handler kind `http`: one POST per attempt, in the binary mode of CloudEvents
+//! The handler kind `http`: one POST per attempt, in the binary mode of CloudEvents, or per batch in its batched mode
 //! (<https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/http-protocol-binding.md>), signed as
 //! Standard Webhooks asks (<https://www.standardwebhooks.com>).
 //!
@@ -15,11 +15,13 @@ use jiff::fmt::rfc2822::DateTimeParser;
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION, RETRY_AFTER};
 use reqwest::{Response, Url, redirect};
 use ring::hmac;
+use uuid::Uuid;
 
 use super::answer::{self, DURATION_RULE, quote, with_response};
-use super::{Handler, OutcomeFuture};
+use super::batch::{self, source, trace_context};
+use super::{Handler, OutcomeFuture, OutcomesFuture};
 use crate::config::{HttpConfig, duration};
-use crate::event::{Attempt, Event};
+use crate::event::Attempt;
 use crate::outcome::{Failure, Fault, Outcome};
 
 const USER_AGENT: &str = concat!("outboxd/", env!("CARGO_PKG_VERSION"));
@@ -28,7 +30,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// spends an attempt, so the client closes first.
 const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// Posts every event to one URL.
+/// Posts every event, or batch of events, to one URL.
 pub struct HttpHandler {
     client: reqwest::Client,
     url: Url,
@@ -76,13 +78,36 @@ impl HttpHandler {
             Ok(headers) => headers,
             Err(error) => return Outcome::Dead { failure: Failure::new(error) },
         };
-        let request = self.client.post(self.url.clone()).headers(headers).body(body.into_owned());
+        match self.send(headers, body.into_owned(), answer::BYTES_MAX).await {
+            Ok(None) => Outcome::done(),
+            Ok(Some(answer)) => {
+                with_response(answer::parse(&answer).after_success(), &String::from_utf8_lossy(&answer))
+            }
+            Err(outcome) => outcome,
+        }
+    }
+
+    async fn post_batch(&self, attempts: &[Attempt]) -> Vec<Outcome> {
+        let body = batch::body(attempts);
+        let outcome = match self.headers_of_batch(attempts, &body) {
+            Ok(headers) => match self.send(headers, body, batch::BYTES_MAX).await {
+                Ok(answer) => return batch::outcomes(&answer.unwrap_or_default(), attempts),
+                Err(outcome) => outcome,
+            },
+            Err(error) => Outcome::Dead { failure: Failure::new(error) },
+        };
+        vec![outcome; attempts.len()]
+    }
+
+    /// The JSON of an answer that succeeded, if there is one, at most one byte more than so many; otherwise how the attempt ended.
+    async fn send(&self, headers: HeaderMap, body: String, answer_max: usize) -> Result<Option<Vec<u8>>, Outcome> {
+        let request = self.client.post(self.url.clone()).headers(headers).body(body);
         match request.send().await {
-            Ok(response) => self.judge(response).await,
+            Ok(response) => self.judge(response, answer_max).await,
             Err(error) => {
                 // Whatever comes before the request: the name, the connection, TLS.
                 let fault = if error.is_connect() { Fault::Unreachable } else { Fault::Failing };
-                self.retry(fault, None, &in_full(error))
+                Err(self.retry(fault, None, &in_full(error)))
             }
         }
     }
@@ -91,30 +116,56 @@ impl HttpHandler {
     fn headers(&self, attempt: &Attempt, body: &str) -> Result<HeaderMap, String> {
         let event = &*attempt.event;
         let id = attempt.idempotency_key();
-        let timestamp = Timestamp::now().as_second().to_string();
         let mut texts = vec![
-            ("content-type", "application/json".to_owned()),
-            ("user-agent", USER_AGENT.to_owned()),
             ("ce-specversion", "1.0".to_owned()),
             ("ce-id", event.id.to_string()),
             ("ce-type", percent_encoded(&event.topic)),
-            ("ce-source", format!("/outboxd/{}", attempt.installation)),
+            ("ce-source", source(attempt)),
             ("ce-time", event.created_at.to_string()),
             ("idempotency-key", id.clone()),
             ("outbox-attempt", attempt.number.to_string()),
-            ("outbox-handler", attempt.handler.to_string()),
         ];
         if let Some(key) = event.key.as_deref().filter(|key| !key.is_empty()) {
             texts.push(("ce-subject", percent_encoded(key)));
         }
-        if let Some(key) = &self.key {
-            texts.push(("webhook-signature", signature(key, &id, &timestamp, body)?));
-        }
         if let Some(url) = &attempt.callback {
             texts.push(("outbox-callback", url.clone()));
         }
-        texts.extend([("webhook-id", id), ("webhook-timestamp", timestamp)]);
+        let mut headers = self.message(&attempt.handler, id, "application/json", body, texts)?;
+        // One that cannot be sent is left out: tracing never fails a delivery.
+        headers.extend(
+            trace_context(event)
+                .filter_map(|(name, text)| Some((HeaderName::from_static(name), HeaderValue::from_str(&text).ok()?))),
+        );
+        Ok(headers)
+    }
 
+    fn headers_of_batch(&self, attempts: &[Attempt], body: &str) -> Result<HeaderMap, String> {
+        let handler = attempts.first().map_or("", |attempt| &*attempt.handler);
+        // What is sent again is sent in other company, so it is another message.
+        self.message(handler, Uuid::new_v4().to_string(), batch::MEDIA_TYPE, body, Vec::new())
+    }
+
+    /// What every message has, signed if that is wanted, and these.
+    fn message(
+        &self,
+        handler: &str,
+        id: String,
+        content_type: &str,
+        body: &str,
+        mut texts: Vec<(&'static str, String)>,
+    ) -> Result<HeaderMap, String> {
+        let timestamp = Timestamp::now().as_second().to_string();
+        if let Some(key) = &self.key {
+            texts.push(("webhook-signature", signature(key, &id, &timestamp, body)?));
+        }
+        texts.extend([
+            ("content-type", content_type.to_owned()),
+            ("user-agent", USER_AGENT.to_owned()),
+            ("outbox-handler", handler.to_owned()),
+            ("webhook-id", id),
+            ("webhook-timestamp", timestamp),
+        ]);
         // What outboxd says about the event wins over what is configured.
         let mut headers = self.headers.clone()?;
         for (name, text) in texts {
@@ -122,12 +173,11 @@ impl HttpHandler {
                 .map_err(|_| format!("{text:?} cannot be sent as the header {name}: only visible ASCII can"))?;
             headers.insert(name, value);
         }
-        headers.extend(trace_context(event));
         Ok(headers)
     }
 
-    async fn judge(&self, mut response: Response) -> Outcome {
-        let (body, broken) = read_body(&mut response).await;
+    async fn judge(&self, mut response: Response, answer_max: usize) -> Result<Option<Vec<u8>>, Outcome> {
+        let (body, broken) = read_body(&mut response, answer_max).await;
         let outcome = match response.status().as_u16() {
             202 if wants_to_wait(&response) => match wait_timeout(&response) {
                 Ok(timeout) => Outcome::Wait { timeout },
@@ -138,8 +188,7 @@ impl HttpHandler {
                 Some(error) => {
                     self.retry(Fault::Failing, None, &format!("{}, then {}", response.status(), in_full(error)))
                 }
-                None if is_json(&response) => answer::parse(&body).after_success(),
-                None => Outcome::done(),
+                None => return Ok(is_json(&response).then_some(body)),
             },
             300..=399 => {
                 let to = location(&response);
@@ -152,7 +201,7 @@ impl HttpHandler {
             400..=499 => self.dead(&response.status().to_string()),
             _ => self.retry(Fault::Failing, None, &format!("unexpected status {}", response.status())),
         };
-        with_response(outcome, &String::from_utf8_lossy(&body))
+        Err(with_response(outcome, &String::from_utf8_lossy(&body)))
     }
 
     fn retry(&self, fault: Fault, after: Option<Duration>, error: &str) -> Outcome {
@@ -172,6 +221,10 @@ impl Handler for HttpHandler {
     fn run<'a>(&'a self, attempt: &'a Attempt) -> OutcomeFuture<'a> {
         Box::pin(self.post(attempt))
     }
+
+    fn run_batch<'a>(&'a self, attempts: &'a [Attempt]) -> OutcomesFuture<'a> {
+        Box::pin(self.post_batch(attempts))
+    }
 }
 
 fn configured_headers(config: &HttpConfig) -> Result<HeaderMap, String> {
@@ -187,15 +240,6 @@ fn configured_headers(config: &HttpConfig) -> Result<HeaderMap, String> {
         headers.insert(header, value);
     }
     Ok(headers)
-}
-
-/// The W3C trace context the app gave. One that cannot be sent is left out: tracing never fails a delivery.
-fn trace_context(event: &Event) -> impl Iterator<Item = (HeaderName, HeaderValue)> {
-    let given = event.headers();
-    ["traceparent", "tracestate"].into_iter().filter_map(move |name| {
-        let value = HeaderValue::from_str(given.get(name)?).ok()?;
-        Some((HeaderName::from_static(name), value))
-    })
 }
 
 /// Signs `<id>.<timestamp>.<body>`. With a dot in the id, two different messages could have one signature.
@@ -225,12 +269,12 @@ pub(super) fn percent_encoded(text: &str) -> String {
 
 /// The beginning of the body, and why it ends too early if it does. One byte more than an answer may have is kept,
 /// so that an answer that was cut is not taken for a complete one. The rest is never read.
-async fn read_body(response: &mut Response) -> (Vec<u8>, Option<reqwest::Error>) {
+async fn read_body(response: &mut Response, bytes_max: usize) -> (Vec<u8>, Option<reqwest::Error>) {
     let mut body = Vec::new();
-    while body.len() <= answer::BYTES_MAX {
+    while body.len() <= bytes_max {
         match response.chunk().await {
             Ok(Some(chunk)) => {
-                let room = answer::BYTES_MAX + 1 - body.len();
+                let room = bytes_max + 1 - body.len();
                 body.extend_from_slice(&chunk[..chunk.len().min(room)]);
             }
             Ok(None) => break,

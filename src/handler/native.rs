@@ -3,7 +3,7 @@
 use std::fmt::Display;
 use std::future::Future;
 
-use super::{Handler, OutcomeFuture};
+use super::{Handler, OutcomeFuture, OutcomesFuture};
 use crate::event::{Attempt, Event};
 use crate::outcome::{Failure, Outcome};
 
@@ -58,6 +58,42 @@ impl<T: IntoOutcome, E: Display> IntoOutcome for Result<T, E> {
     }
 }
 
+/// What a Rust handler of batches may return: nothing or an [`Outcome`], which counts for every event; a list with an [`Outcome`] for
+/// each, in the order of the events; or a [`Result`] of these, whose error is a failed attempt of all.
+pub trait IntoOutcomes {
+    /// One for each of so many events.
+    fn into_outcomes(self, events: usize) -> Vec<Outcome>;
+}
+
+impl IntoOutcomes for () {
+    fn into_outcomes(self, events: usize) -> Vec<Outcome> {
+        vec![Outcome::done(); events]
+    }
+}
+
+impl IntoOutcomes for Outcome {
+    fn into_outcomes(self, events: usize) -> Vec<Outcome> {
+        vec![self; events]
+    }
+}
+
+impl IntoOutcomes for Vec<Outcome> {
+    fn into_outcomes(self, _: usize) -> Vec<Outcome> {
+        self
+    }
+}
+
+impl<T: IntoOutcomes, E: Display> IntoOutcomes for Result<T, E> {
+    fn into_outcomes(self, events: usize) -> Vec<Outcome> {
+        match self {
+            Ok(value) => value.into_outcomes(events),
+            Err(error) => {
+                vec![Outcome::Retry { after: None, failure: Failure::new(error.to_string()) }; events]
+            }
+        }
+    }
+}
+
 /// A function that takes an [`Attempt`].
 pub(crate) struct Native<F>(pub(crate) F);
 
@@ -85,5 +121,29 @@ where
     fn run<'a>(&'a self, attempt: &'a Attempt) -> OutcomeFuture<'a> {
         let running = (self.0)(Event::clone(&attempt.event));
         Box::pin(async move { running.await.into_outcome() })
+    }
+}
+
+/// A function that takes a batch.
+pub(crate) struct NativeBatch<F>(pub(crate) F);
+
+impl<F, Fut> Handler for NativeBatch<F>
+where
+    F: Fn(Vec<Attempt>) -> Fut + Send + Sync + 'static,
+    Fut: Future + Send + 'static,
+    Fut::Output: IntoOutcomes,
+{
+    /// A batch of one.
+    fn run<'a>(&'a self, attempt: &'a Attempt) -> OutcomeFuture<'a> {
+        let outcomes = self.run_batch(std::slice::from_ref(attempt));
+        Box::pin(async move {
+            let nothing = || Outcome::Retry { after: None, failure: Failure::new("the handler gave no outcome") };
+            outcomes.await.pop().unwrap_or_else(nothing)
+        })
+    }
+
+    fn run_batch<'a>(&'a self, attempts: &'a [Attempt]) -> OutcomesFuture<'a> {
+        let running = (self.0)(attempts.to_vec());
+        Box::pin(async move { running.await.into_outcomes(attempts.len()) })
     }
 }

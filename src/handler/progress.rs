@@ -9,8 +9,9 @@ use super::answer::{self, Fields};
 const LINE_BYTES_MAX: usize = answer::BYTES_MAX;
 
 /// Splits what a process writes, piece by piece. It holds one line and the beginning of the rest, whatever it is fed.
-#[derive(Default)]
 pub(super) struct Lines {
+    /// The longest answer.
+    answer_max: usize,
     /// The rest, up to one byte more than an answer may have, so that a cut answer is not taken for a complete one.
     pub(super) kept: Vec<u8>,
     /// The line that has begun.
@@ -25,6 +26,11 @@ enum Overlong {
 }
 
 impl Lines {
+    /// For an answer of at most so many bytes.
+    pub(super) fn new(answer_max: usize) -> Self {
+        Self { answer_max, kept: Vec::new(), line: Vec::new(), overlong: None }
+    }
+
     /// Takes the next piece; returns the newest progress in it.
     pub(super) fn read(&mut self, piece: &[u8]) -> Option<Value> {
         let mut newest = None;
@@ -77,7 +83,7 @@ impl Lines {
     }
 
     fn keep(&mut self, bytes: &[u8]) {
-        let room = (answer::BYTES_MAX + 1).saturating_sub(self.kept.len());
+        let room = (self.answer_max + 1).saturating_sub(self.kept.len());
         self.kept.extend_from_slice(&bytes[..bytes.len().min(room)]);
     }
 }
@@ -102,7 +108,7 @@ mod tests {
 
     /// What is told, and what is kept, when the text comes in pieces of this size.
     fn split(text: &[u8], size: usize) -> (Vec<Value>, Vec<u8>) {
-        let mut lines = Lines::default();
+        let mut lines = Lines::new(answer::BYTES_MAX);
         let mut told: Vec<Value> = text.chunks(size).filter_map(|piece| lines.read(piece)).collect();
         told.extend(lines.end());
         (told, lines.kept)

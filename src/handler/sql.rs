@@ -1,19 +1,22 @@
-//! SQL functions: the function and the end of the delivery are one transaction, so it happens exactly once.
+//! SQL functions: the function and the end of the delivery, or of all of a batch, are one transaction, so it happens exactly once.
 
+use std::collections::HashSet;
 use std::error::Error as _;
 use std::time::{Duration, Instant};
 
 use deadpool_postgres::{Object, Pool};
+use tokio_postgres::Transaction;
 
 use super::answer::{self, Answer};
-use super::{Handler, OutcomeFuture};
+use super::{Handler, OutcomeFuture, OutcomesFuture, batch};
 use crate::config::{DeliveryConfig, SqlConfig};
-use crate::emit;
-use crate::event::Attempt;
+use crate::emit::{self, Emit};
+use crate::event::{Attempt, EventId};
 use crate::outcome::{Failure, Fault, Outcome, bounded};
 use crate::store::{self, Cause, within};
 
-/// Calls `schema.function(outbox.event) returns jsonb`; for a step of a flow `schema.function(outbox.event, jsonb)`, with the results so far.
+/// Calls `schema.function(outbox.event) returns jsonb`; for a step of a flow `schema.function(outbox.event, jsonb)`, with the results
+/// so far; with a batch `schema.function(outbox.event[])`.
 pub struct SqlHandler {
     /// Quoted, as it stands in the statement.
     function: String,
@@ -31,60 +34,131 @@ impl SqlHandler {
         Self { function: quoted(config), pool, call_max, on_done: delivery.on_done.clone() }
     }
 
-    async fn attempt(&self, attempt: &Attempt) -> Outcome {
-        let mut client = match self.pool.get().await {
-            Ok(client) => Borrowed(Some(client)),
-            Err(error) => return retry(Fault::Unreachable, format!("no database connection: {error}")),
-        };
-        let outcome = match &mut client.0 {
-            Some(client) => self.transact(client, attempt).await,
-            None => return retry(Fault::Unreachable, "no database connection".to_owned()),
+    /// The outcome of each. An error is how all of them ended.
+    async fn attempts(&self, attempts: &[Attempt], form: Form) -> Result<Vec<Outcome>, Outcome> {
+        let client = self.pool.get().await;
+        let client = client.map_err(|error| retry(Fault::Unreachable, format!("no database connection: {error}")))?;
+        let mut client = Borrowed(Some(client));
+        let outcomes = match &mut client.0 {
+            Some(client) => self.until_nothing_is_lost(client, attempts, form).await,
+            None => return Err(retry(Fault::Unreachable, "no database connection".to_owned())),
         };
         client.give_back();
-        outcome
+        outcomes
     }
 
-    async fn transact(&self, client: &mut Object, attempt: &Attempt) -> Outcome {
+    /// What one of a batch has lost is rolled back for all, so the others are called again without it. Every round has fewer.
+    async fn until_nothing_is_lost(
+        &self,
+        client: &mut Object,
+        attempts: &[Attempt],
+        form: Form,
+    ) -> Result<Vec<Outcome>, Outcome> {
+        let mut lost = HashSet::new();
+        loop {
+            let left: Vec<Attempt> =
+                attempts.iter().filter(|attempt| !lost.contains(&attempt.event.id)).cloned().collect();
+            if left.is_empty() {
+                return Ok(vec![Outcome::Lost; attempts.len()]);
+            }
+            match self.transact(client, &left, form).await? {
+                Transacted::Lost(more) => lost.extend(more),
+                Transacted::Ended(outcomes) => {
+                    let mut outcomes = outcomes.into_iter();
+                    let of = |attempt: &Attempt| {
+                        let ended = if lost.contains(&attempt.event.id) { None } else { outcomes.next() };
+                        ended.unwrap_or(Outcome::Lost)
+                    };
+                    return Ok(attempts.iter().map(of).collect());
+                }
+            }
+        }
+    }
+
+    /// Calls the function, and finishes what it has done, in one transaction. Without anything done it is rolled back, as after every
+    /// error, by being dropped.
+    async fn transact(&self, client: &mut Object, attempts: &[Attempt], form: Form) -> Result<Transacted, Outcome> {
         let began = Instant::now();
-        let transaction = match client.transaction().await {
-            Ok(transaction) => transaction,
-            Err(error) => return retry(Fault::Unreachable, format!("no transaction: {}", store::reason(&error))),
-        };
-        if let Err(error) = within::limit(&transaction, self.call_max).await {
-            return retry(Fault::Unreachable, error.to_string());
+        let transaction = client.transaction().await;
+        let transaction = transaction
+            .map_err(|error| retry(Fault::Unreachable, format!("no transaction: {}", store::reason(&error))))?;
+        let limited = within::limit(&transaction, self.call_max).await;
+        limited.map_err(|error| retry(Fault::Unreachable, error.to_string()))?;
+        let mut outcomes = self.call(&transaction, attempts, form).await?;
+
+        let mut ended = Vec::new();
+        for (attempt, outcome) in attempts.iter().zip(&mut outcomes) {
+            if let Outcome::Done { result, emit } = outcome {
+                emit::check(emit).map_err(|error| retry(Fault::Refused, error))?;
+                *result = result.take().map(bounded);
+                ended.push((attempt, result.as_ref()));
+            }
         }
-        // Everything but done rolls back by dropping the transaction.
-        let (result, emitted) = match within::call(&transaction, &self.function, attempt).await {
-            Ok(result) => match answered(result) {
-                Outcome::Done { result, emit } => match emit::check(&emit) {
-                    Ok(()) => (result.map(bounded), emit),
-                    Err(error) => return retry(Fault::Refused, error),
-                },
-                other => return other,
-            },
-            Err(error) => return retry(fault(&error.source), error.source.to_string()),
-        };
-        match within::finish(&transaction, attempt, began.elapsed(), result.as_ref()).await {
-            Ok(true) => {}
-            Ok(false) => return Outcome::Lost,
-            Err(error) => return retry(fault(&error.source), error.to_string()),
+        if ended.is_empty() {
+            return Ok(Transacted::Ended(outcomes));
         }
+        let done = within::finish(&transaction, &ended, began.elapsed()).await;
+        let done = done.map_err(|error| retry(fault(&error.source), error.to_string()))?;
+        if done.len() < ended.len() {
+            let missing = ended.iter().map(|(attempt, _)| attempt.event.id).filter(|id| !done.contains(id));
+            return Ok(Transacted::Lost(missing.collect()));
+        }
+        let emitted = attempts.iter().zip(&mut outcomes).flat_map(|(attempt, outcome)| self.emitted(attempt, outcome));
+        let emitted = store::emit::emit_within(&transaction, emitted.collect()).await;
+        emitted.map_err(|error| retry(fault(&error.source), error.to_string()))?;
+        transaction.commit().await.map_err(|error| {
+            let text = format!("commit failed: {}", store::reason(&error));
+            retry(fault(&Cause::Postgres(error)), text)
+        })?;
+        let committed = |outcome| match outcome {
+            Outcome::Done { result, .. } => Outcome::Committed { result },
+            other => other,
+        };
+        Ok(Transacted::Ended(outcomes.into_iter().map(committed).collect()))
+    }
+
+    async fn call(
+        &self,
+        transaction: &Transaction<'_>,
+        attempts: &[Attempt],
+        form: Form,
+    ) -> Result<Vec<Outcome>, Outcome> {
+        let called = match (form, attempts) {
+            (Form::One, [attempt]) => within::call(transaction, &self.function, attempt).await,
+            _ => within::call_batch(transaction, &self.function, attempts).await,
+        };
+        let returned = called.map_err(|error| retry(fault(&error.source), error.source.to_string()))?;
+        Ok(match form {
+            Form::One => vec![answered(returned)],
+            Form::Batch => batch::outcomes(returned.unwrap_or_default().as_bytes(), attempts),
+        })
+    }
+
+    /// What a delivery that is done emits, and the event that tells of it.
+    fn emitted(&self, attempt: &Attempt, outcome: &mut Outcome) -> Vec<Emit> {
+        let Outcome::Done { result, emit } = outcome else { return Vec::new() };
         let told = self
             .on_done
             .as_ref()
             .and_then(|topic| emit::of_done(topic, &attempt.handler, &attempt.event, attempt.number, result.as_ref()));
-        let emitted = emitted.into_iter().map(|one| one.caused_by(&attempt.event)).chain(told).collect();
-        if let Err(error) = store::emit::emit_within(&transaction, emitted).await {
-            return retry(fault(&error.source), error.to_string());
-        }
-        match transaction.commit().await {
-            Ok(()) => Outcome::Committed { result },
-            Err(error) => {
-                let text = format!("commit failed: {}", store::reason(&error));
-                retry(fault(&Cause::Postgres(error)), text)
-            }
-        }
+        std::mem::take(emit).into_iter().map(|one| one.caused_by(&attempt.event)).chain(told).collect()
     }
+}
+
+/// What the function takes.
+#[derive(Clone, Copy)]
+enum Form {
+    /// An event.
+    One,
+    /// An array of them.
+    Batch,
+}
+
+enum Transacted {
+    /// An outcome for each.
+    Ended(Vec<Outcome>),
+    /// Somebody else has finished these, or taken them away: nothing has happened.
+    Lost(Vec<EventId>),
 }
 
 /// A connection of the pool, closed instead of given back when it is dropped in the middle of an attempt: it may still
@@ -107,7 +181,16 @@ impl Drop for Borrowed {
 
 impl Handler for SqlHandler {
     fn run<'a>(&'a self, attempt: &'a Attempt) -> OutcomeFuture<'a> {
-        Box::pin(self.attempt(attempt))
+        Box::pin(async move {
+            let ended = self.attempts(std::slice::from_ref(attempt), Form::One).await;
+            ended.map_or_else(|failed| failed, |mut outcomes| outcomes.pop().unwrap_or(Outcome::Lost))
+        })
+    }
+
+    fn run_batch<'a>(&'a self, attempts: &'a [Attempt]) -> OutcomesFuture<'a> {
+        Box::pin(async move {
+            self.attempts(attempts, Form::Batch).await.unwrap_or_else(|failed| vec![failed; attempts.len()])
+        })
     }
 }
 

@@ -50,10 +50,21 @@ impl Outcome {
     pub fn done_with(result: impl Into<Value>) -> Self {
         Self::Done { result: Some(result.into()), emit: Vec::new() }
     }
+
+    /// What it says about the handler's target.
+    ///
+    /// # Errors
+    /// If it says something against it.
+    pub fn verdict(&self) -> Result<(), Fault> {
+        match self {
+            Self::Retry { failure, .. } => Err(failure.fault),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// What a failure says about the handler's target.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub enum Fault {
     /// It is there and answered: this event was refused.
     #[default]

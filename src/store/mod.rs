@@ -262,3 +262,8 @@ impl ToSql for RawJson {
 pub(crate) async fn execute_on(client: &impl GenericClient, sql: Sql, params: Params<'_>) -> Result<u64, Error> {
     client.execute(sql.text, params).await.map_err(failed(sql.name))
 }
+
+/// The same for one with a result.
+pub(crate) async fn query_on(client: &impl GenericClient, sql: Sql, params: Params<'_>) -> Result<Vec<Row>, Error> {
+    client.query(sql.text, params).await.map_err(failed(sql.name))
+}

@@ -1,12 +1,13 @@
 //! The order of keys: a lane against a model of `outbox.open` and its triggers. Whatever fails, is delayed, discarded or lost in a
-//! crash, and whenever it is written: one delivery of a key at a time, and none before those in front of it.
+//! crash, whenever it is written, and in whatever batches it is handed over: one delivery of a key at a time, and none before those in
+//! front of it.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use outboxd::config::{DeliveryConfig, OnDeadKey, Record};
-use outboxd::daemon::lane::{Lane, Offer, Step};
+use outboxd::config::{BatchConfig, DeliveryConfig, OnDeadKey, Record};
+use outboxd::daemon::lane::{Lane, Offer, Start, Step};
 use outboxd::daemon::write::{Ended, LaneId, Ticket, Write};
 use outboxd::event::KeyHash;
 use outboxd::outcome::{Failure, RetryPolicy, Settlement};
@@ -15,6 +16,7 @@ use outboxd::store::registry::Checkpoint;
 use outboxd::store::settle::Claimed;
 use outboxd::{Event, EventId, Outcome};
 use proptest::collection::vec;
+use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::Index;
 
@@ -195,6 +197,8 @@ struct World {
     next: i64,
     delayed: BTreeSet<i64>,
     running: Vec<(Ticket, i64)>,
+    /// The call that each is in: the ticket of its first.
+    calls: BTreeMap<Ticket, Ticket>,
     /// Ended with success in this term, written or not.
     succeeded: BTreeSet<i64>,
     /// Asked of the leader's session, in order.
@@ -236,17 +240,17 @@ fn new_lane(config: &DeliveryConfig, held: &[KeyHash], now: Instant) -> Lane {
 }
 
 impl World {
-    fn new(policy: OnDeadKey, record: Record) -> Self {
+    fn new(policy: OnDeadKey, record: Record, batch: Option<BatchConfig>) -> Self {
         let retry = RetryPolicy { max_attempts: 3, ..RetryPolicy::default() };
         let (concurrency, ordered) = (4, Some(policy));
         let topics = vec!["#".parse().unwrap()];
-        let config = DeliveryConfig { concurrency, retry, ordered, record, ..DeliveryConfig::new(topics) };
+        let config = DeliveryConfig { concurrency, retry, ordered, record, batch, ..DeliveryConfig::new(topics) };
         let now = Instant::now();
         let lane = new_lane(&config, &[], now);
         let table = Table { policy, rows: Vec::new(), done: BTreeSet::new() };
         let (delayed, succeeded, died) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
-        let (running, requests, replies) = (Vec::new(), VecDeque::new(), VecDeque::new());
-        Self { table, lane, config, next: 1, delayed, running, succeeded, requests, replies, died, now }
+        let (running, calls, requests, replies) = (Vec::new(), BTreeMap::new(), VecDeque::new(), VecDeque::new());
+        Self { table, lane, config, next: 1, delayed, running, calls, succeeded, requests, replies, died, now }
     }
 
     fn offer(&mut self, id: i64, steps: &mut Vec<Step>) {
@@ -259,10 +263,22 @@ impl World {
         for step in steps {
             match step {
                 Step::Write(write) => self.requests.push_back(Request::Write(Box::new(write))),
-                Step::Start(start) => self.begins(start.ticket, start.event.id.0),
+                Step::Start(start) => self.call(&[start]),
+                Step::StartBatch(starts) => self.call(&starts),
                 Step::Lasts(_) | Step::Withdrawn(_) => panic!("it has no flow"),
             }
         }
+    }
+
+    /// A call is no larger than is configured, and no more run at the same time.
+    fn call(&mut self, starts: &[Start]) {
+        assert!((1..=self.config.batch.map_or(1, |batch| batch.max)).contains(&starts.len()), "{starts:?}");
+        for start in starts {
+            self.calls.insert(start.ticket, starts[0].ticket);
+            self.begins(start.ticket, start.event.id.0);
+        }
+        let calls: BTreeSet<Ticket> = self.running.iter().map(|(ticket, _)| self.calls[ticket]).collect();
+        assert!(calls.len() <= self.config.concurrency, "{calls:?}");
     }
 
     /// The two promises.
@@ -355,12 +371,8 @@ impl World {
             let Some(reply) = self.replies.pop_front() else { break };
             let mut steps = Vec::new();
             match reply {
-                Reply::Written(write) => {
-                    self.lane.written(write.ticket, write.ended.fate(), self.now, &mut steps);
-                }
-                Reply::Claimed(claimed) => {
-                    self.lane.claimed(claimed, None, self.now, 0.5, &mut steps);
-                }
+                Reply::Written(write) => self.lane.written(write.ticket, write.ended.fate(), self.now, &mut steps),
+                Reply::Claimed(claimed) => drop(self.lane.claimed(claimed, None, self.now, 0.5, &mut steps)),
             }
             self.take(steps);
         }
@@ -474,10 +486,11 @@ proptest! {
 
     #[test]
     fn a_key_has_one_delivery_at_a_time_in_order_and_none_is_stuck(
-        block in any::<bool>(), record in any::<bool>(), acts in vec(act(), 1..100),
+        block in any::<bool>(), record in any::<bool>(), batch in option::of((2usize..4, 0u64..4)), acts in vec(act(), 1..100),
     ) {
         let policy = if block { OnDeadKey::Block } else { OnDeadKey::Skip };
-        let mut world = World::new(policy, if record { Record::Start } else { Record::Late });
+        let batch = batch.map(|(max, wait)| BatchConfig { max, wait: Duration::from_secs(wait) });
+        let mut world = World::new(policy, if record { Record::Start } else { Record::Late }, batch);
         for act in &acts {
             world.act(act);
         }

@@ -62,12 +62,12 @@ fn what_falls_due_during_a_claim_is_not_forgotten() {
     // A retry is put off while the claim, which cannot know of it, is under way.
     lane.due_within(Duration::from_millis(5), now);
     lane.claimed(Vec::new(), None, now, 0.5, &mut Vec::new());
-    assert_eq!(lane.wake_at(true), Some(now + Duration::from_millis(5)));
+    assert_eq!(lane.wake_at(true, true), Some(now + Duration::from_millis(5)));
     // What the claim itself says counts as well, and an old note does not come back.
     let later = now + Duration::from_millis(5);
     assert!(lane.claim(usize::MAX, later) > 0);
     lane.claimed(Vec::new(), Some(Duration::from_secs(1)), later, 0.5, &mut Vec::new());
-    assert_eq!(lane.wake_at(true), Some(later + Duration::from_secs(1)));
+    assert_eq!(lane.wake_at(true, true), Some(later + Duration::from_secs(1)));
 }
 
 #[tokio::test(flavor = "multi_thread")]

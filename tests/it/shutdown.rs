@@ -83,7 +83,7 @@ async fn what_outlasts_the_drain_timeout_is_cut_off_and_runs_again() {
     let command = gate.last_pid();
     until("the command has ended", async || !lives(command)).await;
     let row = "SELECT concat_ws('|', state, attempt, failures, last_error) FROM outbox.open";
-    assert_eq!(text(&session, row).await, "retrying|1|0|the daemon stopped while attempt 1 ran");
+    assert_eq!(text(&session, row).await, "retrying|1|0|the daemon stopped before attempt 1 had ended");
     gate.open();
     let _next = Process::run(&database, &config);
     until("it ran again", async || deliveries(&session, event).await == ["slow|done|2"]).await;

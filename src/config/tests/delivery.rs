@@ -142,6 +142,29 @@ poll = "5s"
 }
 
 #[test]
+fn a_batch_has_two_events_at_least_and_does_not_wait_for_ever() {
+    let handler =
+        |name: &str, batch: &str| format!("[handler.{name}]\ntopics = [\"x\"]\nsql = \"a.f\"\nbatch = {batch}\n");
+    let config = parse(&(handler("a", "{ max = 2 }") + &handler("b", "{ max = 1000, wait = \"0s\" }"))).unwrap();
+    let batches: Vec<_> = config.handlers.iter().filter_map(|handler| handler.delivery.batch).collect();
+    let expected = [(2, 1), (1000, 0)].map(|(max, wait)| BatchConfig { max, wait: Duration::from_secs(wait) });
+    assert_eq!(batches, expected);
+    let wrong = [("a", "100"), ("b", "{}"), ("c", "{ max = 1 }"), ("d", "{ max = 1001, wait = \"11m\", size = 3 }")];
+    check(
+        &(wrong.map(|(name, batch)| handler(name, batch)).concat()
+            + "[flow.f]\non = \"x\"\nstep.a = { sql = \"a.f\", batch = { max = 2 } }\n"),
+        &expect![[r#"
+            outboxd.toml:4: handler.a.batch: this is an integer; write a table such as { max = 100, wait = "1s" }
+            outboxd.toml:8: handler.b.batch: `max` is missing, how many events are handed over together; write a table such as { max = 100, wait = "1s" }
+            outboxd.toml:12: handler.c.batch.max: 1 is out of range; write an integer from 2 to 1000
+            outboxd.toml:16: handler.d.batch.max: 1001 is out of range; write an integer from 2 to 1000
+            outboxd.toml:16: handler.d.batch.size: this key is unknown; known here: max, wait
+            outboxd.toml:16: handler.d.batch.wait: "11m" is out of range; write a duration from "0s" to "10m"
+            outboxd.toml:19: flow.f.step.a.batch: this key is unknown; known here: after, http, command, env, sql, concurrency, timeout, max_timeout, retry, poll, callback, record, breaker, on_done, on_dead, compensate, retired"#]],
+    );
+}
+
+#[test]
 fn what_is_merged_keeps_the_order_of_keys_and_what_is_dead_holds_up_nobody() {
     let config = parse("[handler.a]\ntopics = [\"x\"]\nsql = \"a.f\"\ncoalesce = \"key\"").unwrap();
     let delivery = &config.handlers[0].delivery;

@@ -73,6 +73,7 @@ fn the_effective_configuration_is_toml_with_every_default() {
         ordered = true
         on_dead_key = "skip"
         coalesce = "key"
+        batch = { max = 100, wait = "1s" }
         record = "late"
         breaker = "on"
         start = "now"

@@ -9,22 +9,15 @@ use super::{Lane, Step};
 use crate::event::EventId;
 
 impl Lane {
-    /// Everything that runs and has a row is given back, for the next leader to run at once.
-    pub fn release(&mut self, now: Instant, steps: &mut Vec<Step>) {
-        let held: Vec<Ticket> =
-            self.deliveries.iter().filter(|(_, d)| d.runs() && d.has_row).map(|(&ticket, _)| ticket).collect();
-        for ticket in held {
-            self.release_slot(ticket);
-            steps.extend(self.write(ticket, Ended::CutOff, now));
-        }
-    }
-
     /// Forgets what was read and has not begun: the position does not pass it, so it is read again by the next leader. What was
     /// claimed and waits for its key goes back.
     pub fn drop_queue(&mut self, now: Instant, steps: &mut Vec<Step>) {
         let queued: Vec<Ticket> = std::mem::take(&mut self.queue).into_values().flatten().collect();
         let behind = self.keys.as_mut().map(Keys::drain).unwrap_or_default();
         self.unbegun = 0;
+        for ticket in std::mem::take(&mut self.due_queue) {
+            steps.extend(self.write(ticket, Ended::CutOff, now));
+        }
         for ticket in queued.into_iter().chain(behind.into_iter().map(|waiting| waiting.ticket)) {
             if self.deliveries.get(&ticket).is_some_and(|delivery| delivery.has_row) {
                 steps.extend(self.write(ticket, Ended::PutBack, now));
@@ -35,7 +28,7 @@ impl Lane {
     }
 
     /// Deliveries of this event were cancelled, which is written already: nothing of them begins any more. Returns the attempts
-    /// that must be ended, and when they began.
+    /// that must be ended, and when the call began that is over by that.
     pub fn cancel(&mut self, event: EventId, now: Instant, steps: &mut Vec<Step>) -> Vec<(Ticket, Option<Instant>)> {
         let of_event = |(_, delivery): &(&Ticket, &Delivery)| delivery.event.id == event;
         let tickets: Vec<Ticket> = self.deliveries.iter().filter(of_event).map(|(&ticket, _)| ticket).collect();
@@ -43,8 +36,8 @@ impl Lane {
         for ticket in tickets {
             let key = self.current_key(ticket);
             if let Some(began) = self.deliveries.get(&ticket).filter(|d| d.runs()).map(|d| d.began) {
-                running.push((ticket, began));
-                self.release_slot(ticket);
+                let is_over = self.release_slot(ticket, now, steps);
+                running.push((ticket, began.filter(|_| is_over)));
                 steps.extend(self.write(ticket, Ended::Cancelled, now));
             } else if self.unqueue(ticket) {
                 let window = self.remove(ticket).and_then(|delivery| delivery.window);
@@ -69,14 +62,14 @@ impl Lane {
             self.unbegun -= usize::from(self.deliveries.get(&ticket).is_some_and(|delivery| !delivery.has_row));
             return true;
         }
-        for waiting in self.queue.values_mut() {
-            if let Some(place) = waiting.iter().position(|&queued| queued == ticket) {
-                waiting.remove(place);
-                self.unbegun -= 1;
-                self.queue.retain(|_, waiting| !waiting.is_empty());
-                return true;
-            }
+        let removed = self.queue.values_mut().chain([&mut self.due_queue]).any(|waiting| {
+            let place = waiting.iter().position(|&queued| queued == ticket);
+            place.and_then(|place| waiting.remove(place)).is_some()
+        });
+        if removed {
+            self.unbegun -= 1;
+            self.queue.retain(|_, waiting| !waiting.is_empty());
         }
-        false
+        removed
     }
 }

@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use super::super::write::{Ticket, Write};
+use super::call::BatchId;
 use crate::event::{Event, EventId, KeyHash};
-use crate::outcome::{Asked, Settlement};
+use crate::outcome::{Asked, Fault, Settlement};
 use crate::store::log::Logged;
 
 /// One delivery the lane holds.
@@ -36,6 +37,10 @@ pub(super) struct Delivery {
     /// Of a flow: steps have ended before this term.
     pub(super) begun: bool,
     pub(super) began: Option<Instant>,
+    /// When it came here.
+    pub(super) since: Instant,
+    /// The batch it was handed over in.
+    pub(super) batch: Option<BatchId>,
     pub(super) stage: Stage,
 }
 
@@ -72,6 +77,8 @@ pub struct EndedAttempt {
     pub attempt: u32,
     /// `None`: nothing ran.
     pub began: Option<Instant>,
+    /// What the call says about the target; `None`: other deliveries of its batch have not ended.
+    pub verdict: Option<Result<(), Fault>>,
     pub settlement: Settlement,
 }
 
@@ -79,6 +86,8 @@ pub struct EndedAttempt {
 #[derive(Debug)]
 pub enum Step {
     Start(Start),
+    /// In one call.
+    StartBatch(Vec<Start>),
     Write(Write),
     /// The instance of a flow has lasted: it is to go on with rows.
     Lasts(Ticket),
@@ -88,7 +97,7 @@ pub enum Step {
 
 impl Delivery {
     /// Neither begun nor written.
-    pub(super) fn unbegun(event: Arc<Event>) -> Self {
+    pub(super) fn unbegun(event: Arc<Event>, since: Instant) -> Self {
         Self {
             event,
             window: None,
@@ -105,6 +114,8 @@ impl Delivery {
             results: None,
             begun: false,
             began: None,
+            since,
+            batch: None,
             stage: Stage::Unbegun,
         }
     }
@@ -130,11 +141,15 @@ impl Delivery {
     }
 
     pub(super) fn start(&mut self, ticket: Ticket, began: Instant) -> Step {
+        Step::Start(self.start_of(ticket, began))
+    }
+
+    pub(super) fn start_of(&mut self, ticket: Ticket, began: Instant) -> Start {
         self.began = Some(began);
         self.stage = Stage::Running;
         let (event, results) = (Arc::clone(&self.event), self.results.clone());
         let (attempt, has_row, begun) = (self.attempt, self.has_row, self.begun);
-        Step::Start(Start { ticket, event, attempt, has_row, results, begun, began })
+        Start { ticket, event, attempt, has_row, results, begun, began }
     }
 }
 

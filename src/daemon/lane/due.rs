@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::Lane;
+use super::super::write::Ticket;
 use super::delivery::{Delivery, EndedAttempt, Step};
+use super::{Lane, Reserved};
 use crate::event::KeyHash;
 use crate::outcome::{Failure, Outcome};
 use crate::store::settle::Claimed;
@@ -12,13 +13,22 @@ use crate::store::settle::Claimed;
 /// Before a due delivery whose row somebody else has locked is looked at again.
 const LOCKED_PAUSE: Duration = Duration::from_millis(50);
 
+/// What becomes of a delivery that was claimed.
+enum Taken {
+    Goes(Ticket),
+    /// Behind another one of its key.
+    Waits,
+    /// Nothing runs: it waited for an answer that did not come.
+    Ended(Option<EndedAttempt>),
+}
+
 impl Lane {
-    /// Slots for deliveries that are due, at most so many: how many to claim now. The answer must come by [`Self::claimed`].
+    /// How many deliveries that are due to claim now, for at most so many calls. The answer must come by [`Self::claimed`].
     pub fn claim(&mut self, most: usize, now: Instant) -> usize {
-        if self.reserved > 0 || self.due_at.is_none_or(|at| at > now) {
+        if self.reserved.calls > 0 || !self.due_queue.is_empty() || self.due_at.is_none_or(|at| at > now) {
             return 0;
         }
-        let free = self.config.concurrency.saturating_sub(self.running).min(most);
+        let free = self.config.concurrency.saturating_sub(self.calls).min(most);
         let share = if self.queue.is_empty() {
             self.config.concurrency
         } else if self.config.concurrency == 1 && self.due_had_last_turn {
@@ -28,16 +38,17 @@ impl Lane {
             (self.config.concurrency / 4).max(1)
         };
         let share = share.min(self.config.retry.concurrency.unwrap_or(usize::MAX));
-        let mut slots = free.min(share.saturating_sub(self.running_due));
-        if let Some(rate) = &mut self.rate {
-            slots = rate.take(slots, now);
-        }
-        if slots > 0 {
+        let calls = free.min(share.saturating_sub(self.calls_due));
+        // One batch at a time: so many rows, and no more, come with an answer.
+        let wanted = self.config.batch.map_or(calls, |batch| if calls > 0 { batch.max } else { 0 });
+        let deliveries = self.rate.as_mut().map_or(wanted, |rate| rate.take(wanted, now));
+        if deliveries > 0 {
             // What becomes due while the claim is under way must not be forgotten: the answer does not know it.
             self.due_at = None;
         }
-        self.reserved = slots;
-        slots
+        let calls = if self.config.batch.is_some() { deliveries.min(1) } else { deliveries };
+        self.reserved = Reserved { calls, deliveries };
+        deliveries
     }
 
     /// The answer to a claim: what has been started in the database, and when the next one is due. Returns the attempts that
@@ -50,7 +61,7 @@ impl Lane {
         random: f64,
         steps: &mut Vec<Step>,
     ) -> Vec<EndedAttempt> {
-        let unused = std::mem::take(&mut self.reserved).saturating_sub(claimed.len());
+        let unused = std::mem::take(&mut self.reserved).deliveries.saturating_sub(claimed.len());
         if let Some(rate) = &mut self.rate {
             rate.give_back(unused);
         }
@@ -61,18 +72,20 @@ impl Lane {
         }
         let mut ended = Vec::new();
         for claimed in claimed {
-            ended.extend(self.claimed_one(claimed, now, random, steps));
+            match self.claimed_one(claimed, now, random, steps) {
+                Taken::Goes(ticket) if self.config.batch.is_some() => {
+                    self.unbegun += 1;
+                    self.due_queue.push_back(ticket);
+                }
+                Taken::Goes(ticket) => self.begin(ticket, now, steps),
+                Taken::Waits => {}
+                Taken::Ended(attempt) => ended.extend(attempt),
+            }
         }
         ended
     }
 
-    fn claimed_one(
-        &mut self,
-        claimed: Claimed,
-        now: Instant,
-        random: f64,
-        steps: &mut Vec<Step>,
-    ) -> Option<EndedAttempt> {
+    fn claimed_one(&mut self, claimed: Claimed, now: Instant, random: f64, steps: &mut Vec<Step>) -> Taken {
         let Claimed { event, attempt, failures, polls, answer_in, expires_in, results, unanswered, alone, .. } =
             claimed;
         let key = self.keys.as_ref().and(event.key.as_deref()).map(KeyHash::of);
@@ -87,7 +100,7 @@ impl Lane {
             claimed: true,
             expires_at: expires_in.map(|left| now + left),
             results: results.map(Arc::new),
-            ..Delivery::unbegun(Arc::new(event))
+            ..Delivery::unbegun(Arc::new(event), now)
         });
         let mut goes = true;
         if let (Some(keys), Some(key)) = (&mut self.keys, key) {
@@ -100,13 +113,11 @@ impl Lane {
         }
         if unanswered {
             let failure = Failure::new("no answer came within the time");
-            return self.ended(ticket, Outcome::Retry { after: None, failure }, None, now, random, steps);
+            let outcome = Outcome::Retry { after: None, failure };
+            return Taken::Ended(self.ended(ticket, outcome, None, now, random, steps));
         }
         self.due_had_last_turn = true;
-        if goes {
-            self.begin(ticket, now, steps);
-        }
-        None
+        if goes { Taken::Goes(ticket) } else { Taken::Waits }
     }
 
     /// Something in `outbox.open` may have become due.
@@ -118,7 +129,10 @@ impl Lane {
     /// When a claim may find something, as far as slots allow one. With none free, the end of an attempt is what to wait for.
     pub(super) fn due_at(&self) -> Option<Instant> {
         let share = self.config.retry.concurrency.unwrap_or(usize::MAX);
-        let has_slot = self.reserved == 0 && self.running < self.config.concurrency && self.running_due < share;
+        let has_slot = self.reserved.calls == 0
+            && self.due_queue.is_empty()
+            && self.calls < self.config.concurrency
+            && self.calls_due < share;
         let at = self.due_at.filter(|_| has_slot)?;
         Some(self.rate.as_ref().map_or(at, |rate| at.max(rate.next())))
     }

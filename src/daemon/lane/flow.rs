@@ -20,7 +20,7 @@ impl Lane {
 
     /// Takes a step that may begin, with the results before it. It has no place in the log: the flow's delivery has.
     pub fn pass_on(&mut self, event: &Arc<Event>, results: Arc<Value>, now: Instant) -> Ticket {
-        let ticket = self.insert(Delivery { results: Some(results), ..Delivery::unbegun(Arc::clone(event)) });
+        let ticket = self.insert(Delivery { results: Some(results), ..Delivery::unbegun(Arc::clone(event), now) });
         self.enqueue(ticket, 0);
         self.passed_on.push_back((now, ticket));
         ticket
@@ -43,7 +43,7 @@ impl Lane {
 
     /// An instance goes on with rows.
     pub fn stands(&mut self, ticket: Ticket, now: Instant, steps: &mut Vec<Step>) {
-        self.release_slot(ticket);
+        self.release_slot(ticket, now, steps);
         let key = self.current_key(ticket);
         if let Some(delivery) = self.deliveries.get_mut(&ticket) {
             delivery.writes_row = key.is_some() && !delivery.has_row;

@@ -4,6 +4,7 @@
 //! Pure: the clock and the random number are arguments, and nothing here waits. Bounded: see [`Lane::room`].
 
 mod away;
+mod call;
 mod delivery;
 mod due;
 mod flow;
@@ -18,6 +19,7 @@ use std::time::{Duration, Instant};
 
 use rustc_hash::FxHashMap;
 
+use self::call::{Batch, BatchId};
 use self::delivery::{Delivery, Stage};
 pub use self::delivery::{EndedAttempt, Offer, Start, Step};
 use self::keys::{Keys, Turn};
@@ -46,6 +48,8 @@ pub struct Lane {
     config: DeliveryConfig,
     /// Read and not begun: the higher priority first, then in the order of the log.
     queue: BTreeMap<Reverse<i16>, VecDeque<Ticket>>,
+    /// Claimed for a batch, and not begun: they go before what is queued.
+    due_queue: VecDeque<Ticket>,
     /// Deliveries in the queue, and behind one of their key.
     unbegun: usize,
     /// Who of a key goes; `None`: there is no order.
@@ -53,12 +57,15 @@ pub struct Lane {
     deliveries: FxHashMap<Ticket, Delivery>,
     bytes: usize,
     next_ticket: u64,
-    /// Attempts that run, and those of them that came from `outbox.open`.
+    /// Deliveries that run.
     running: usize,
-    running_due: usize,
+    /// The calls they are in, and those of them with what came from `outbox.open`.
+    calls: usize,
+    calls_due: usize,
+    batches: FxHashMap<BatchId, Batch>,
     /// Slots kept for a claim that is under way.
-    reserved: usize,
-    /// Attempts that begin when their row is written.
+    reserved: Reserved,
+    /// Calls that begin when their rows are written.
     recording: usize,
     /// With one slot, first tries and retries take turns.
     due_had_last_turn: bool,
@@ -76,6 +83,13 @@ pub struct Lane {
     finished: i64,
 }
 
+/// What a claim may bring.
+#[derive(Debug, Default)]
+struct Reserved {
+    calls: usize,
+    deliveries: usize,
+}
+
 impl Lane {
     /// `held`: the keys of the rows that `outbox.open` has already, for a lane that keeps their order.
     #[must_use]
@@ -87,13 +101,16 @@ impl Lane {
             rate: config.retry.rate.map(|rate| Rate::new(rate, now)),
             config,
             queue: BTreeMap::new(),
+            due_queue: VecDeque::new(),
             unbegun: 0,
             deliveries: FxHashMap::default(),
             bytes: 0,
             next_ticket: 0,
             running: 0,
-            running_due: 0,
-            reserved: 0,
+            calls: 0,
+            calls_due: 0,
+            batches: FxHashMap::default(),
+            reserved: Reserved::default(),
             recording: 0,
             due_had_last_turn: false,
             due_at: Some(now),
@@ -153,20 +170,10 @@ impl Lane {
         self.deliveries.len() - self.unbegun
     }
 
-    /// Attempts that are about to begin: slots kept for a claim under way, and those whose row is being written.
-    #[must_use]
-    pub fn beginning(&self) -> usize {
-        self.reserved + self.recording
-    }
-
-    fn taken(&self) -> usize {
-        self.running + self.reserved
-    }
-
     /// Whether nothing runs, nothing is being claimed and nothing is left to be written.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.running == 0 && self.reserved == 0 && self.has_written()
+        self.running == 0 && self.reserved.calls == 0 && self.has_written()
     }
 
     /// Whether every outcome is written.
@@ -186,7 +193,7 @@ impl Lane {
             key,
             expires_at: logged.expires_in.map(|left| now + left),
             begun: logged.begun,
-            ..Delivery::unbegun(Arc::clone(event))
+            ..Delivery::unbegun(Arc::clone(event), now)
         });
         if let Some(due_in) = logged.due_in {
             self.due_within(due_in, now);
@@ -212,23 +219,6 @@ impl Lane {
         self.windows.close(position.clone());
     }
 
-    /// Starts what has been read, as far as slots are free, at most so many.
-    pub fn start(&mut self, most: usize, now: Instant, steps: &mut Vec<Step>) {
-        let until = self.taken().saturating_add(most).min(self.config.concurrency);
-        while self.taken() < until {
-            let Some(mut first) = self.queue.first_entry() else { break };
-            let ticket = first.get_mut().pop_front();
-            if first.get().is_empty() {
-                first.remove();
-            }
-            if let Some(ticket) = ticket {
-                self.unbegun -= 1;
-                self.due_had_last_turn = false;
-                self.begin(ticket, now, steps);
-            }
-        }
-    }
-
     /// An attempt ended; returns how it is settled. `spared`: as in [`Tried`].
     pub fn ended(
         &mut self,
@@ -239,6 +229,9 @@ impl Lane {
         random: f64,
         steps: &mut Vec<Step>,
     ) -> Option<EndedAttempt> {
+        // One that was cancelled in the middle of a batch has ended before.
+        self.deliveries.get(&ticket).filter(|delivery| delivery.stage != Stage::Ended)?;
+        let verdict = self.verdict(ticket, &outcome);
         let delivery = self.deliveries.get(&ticket)?;
         let asked = delivery.asked(now);
         let tried = Tried { attempt: delivery.attempt, failures: delivery.failures, spared, asked };
@@ -252,7 +245,7 @@ impl Lane {
             *emit = caused.chain(told).collect();
         }
         let (event, attempt, began) = (delivery.event.id, delivery.attempt, delivery.began);
-        self.release_slot(ticket);
+        self.release_slot(ticket, now, steps);
         match settlement {
             Settlement::Retry { after, .. } | Settlement::Snooze { after, .. } | Settlement::Wait { after, .. } => {
                 self.due_within(after, now);
@@ -278,7 +271,7 @@ impl Lane {
         } else {
             self.pass(key, now, steps);
         }
-        Some(EndedAttempt { event, attempt, began, settlement })
+        Some(EndedAttempt { event, attempt, began, verdict, settlement })
     }
 
     /// Running attempts that have lasted: each gets a row, so that SQL shows it and the position can move on.
@@ -308,11 +301,11 @@ impl Lane {
         }
         let window = match fate {
             Fate::Recorded => {
-                if delivery.stage == Stage::Recording {
-                    self.recording -= 1;
-                    steps.push(delivery.start(ticket, now));
+                let (window, waits) = (delivery.window.take(), delivery.stage == Stage::Recording);
+                if waits {
+                    self.may_begin(ticket, now, steps);
                 }
-                delivery.window.take()
+                window
             }
             Fate::Ended { .. } | Fate::Refused => {
                 self.finished += i64::from(fate == Fate::Ended { finished: true });
@@ -330,11 +323,6 @@ impl Lane {
         self.deliveries.get(&ticket).map(|delivery| delivery.event.id)
     }
 
-    #[must_use]
-    pub fn runs(&self, ticket: Ticket) -> bool {
-        self.deliveries.get(&ticket).is_some_and(Delivery::runs)
-    }
-
     /// The event and the number of an attempt that runs and has a row, or will have one when what was asked for is written.
     #[must_use]
     pub fn recorded(&self, ticket: Ticket) -> Option<(EventId, u32)> {
@@ -342,12 +330,16 @@ impl Lane {
         Some((delivery.event.id, delivery.attempt))
     }
 
-    /// When the lane wants to be asked again, if nothing else happens. `claims`: whether a claim could be made.
+    /// When the lane wants to be asked again, if nothing else happens. `begins`: whether something may begin; `claims`: whether a
+    /// claim could be made.
     #[must_use]
-    pub fn wake_at(&self, claims: bool) -> Option<Instant> {
+    pub fn wake_at(&self, begins: bool, claims: bool) -> Option<Instant> {
         let record = self.began.front().map(|&(began, _)| began + RECORD_AFTER);
         let passed_on = self.passed_on.front().map(|&(since, _)| since + RECORD_AFTER);
-        record.into_iter().chain(passed_on).chain(self.due_at().filter(|_| claims)).min()
+        let has_slot = begins && self.taken() < self.config.concurrency;
+        let gathered = self.config.batch.filter(|_| has_slot).and_then(|batch| self.gathered_at(batch));
+        let due = self.due_at().filter(|_| begins && claims);
+        record.into_iter().chain(passed_on).chain(gathered).chain(due).min()
     }
 
     fn insert(&mut self, delivery: Delivery) -> Ticket {
@@ -367,38 +359,6 @@ impl Lane {
     fn enqueue(&mut self, ticket: Ticket, priority: i16) {
         self.unbegun += 1;
         self.queue.entry(Reverse(priority)).or_default().push_back(ticket);
-    }
-
-    fn begin(&mut self, ticket: Ticket, now: Instant, steps: &mut Vec<Step>) {
-        let key = self.current_key(ticket);
-        let Some(delivery) = self.deliveries.get_mut(&ticket) else { return };
-        if delivery.expires_at.is_some_and(|at| at <= now) {
-            steps.extend(self.write(ticket, Ended::Expired, now));
-            self.pass(key, now, steps);
-            return;
-        }
-        // A claim has counted the attempt already.
-        delivery.attempt += u32::from(!delivery.claimed);
-        self.running += 1;
-        if delivery.claimed {
-            self.running_due += 1;
-        } else if self.config.record == Record::Start || self.config.callback {
-            delivery.stage = Stage::Recording;
-            self.recording += 1;
-            self.record_one(ticket, now, steps);
-            return;
-        } else {
-            self.began.push_back((now, ticket));
-        }
-        steps.push(delivery.start(ticket, now));
-    }
-
-    fn release_slot(&mut self, ticket: Ticket) {
-        let Some(delivery) = self.deliveries.get_mut(&ticket).filter(|delivery| delivery.runs()) else { return };
-        self.recording -= usize::from(delivery.stage == Stage::Recording);
-        delivery.stage = Stage::Ended;
-        self.running -= 1;
-        self.running_due -= usize::from(delivery.claimed);
     }
 
     fn write(&self, ticket: Ticket, ended: Ended, now: Instant) -> Option<Step> {

@@ -44,6 +44,10 @@ impl Lane {
             if let Some(keys) = &mut self.keys {
                 keys.take_over(key, ticket);
             }
+            let since = self.deliveries.get(&current).map(|delivery| delivery.since);
+            if let (Some(since), Some(delivery)) = (since, self.deliveries.get_mut(&ticket)) {
+                delivery.since = since;
+            }
             steps.extend(self.write(current, Ended::Merged { into }, now));
         }
     }

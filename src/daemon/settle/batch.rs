@@ -202,7 +202,7 @@ impl Batch {
                 self.park.push(write, "running", write.failures, None, None, now);
             }
             Ended::CutOff => {
-                let error = format!("the daemon stopped while attempt {} ran", write.attempt);
+                let error = format!("the daemon stopped before attempt {} had ended", write.attempt);
                 self.open(write).push(write, "retrying", write.failures, Some(Duration::ZERO), Some(&error), now);
             }
         }

@@ -10,7 +10,6 @@ use super::super::context::Part;
 use super::super::lane::{EndedAttempt, Start, Step};
 use super::super::settle::Request;
 use super::super::write::{Ended, Fate, LaneId, Ticket};
-use super::gate::verdict;
 use super::{PULSE_EVERY, Term};
 use crate::event::{Attempt, EventId, Heartbeats};
 use crate::observe::Observation;
@@ -22,6 +21,7 @@ impl Term<'_> {
         for step in steps {
             match step {
                 Step::Start(start) => self.start_attempt(start),
+                Step::StartBatch(starts) => self.start_batch(starts),
                 Step::Write(write) => {
                     let (event, handler) = (write.event, &write.handler);
                     match write.ended {
@@ -49,10 +49,42 @@ impl Term<'_> {
             let flow = Arc::clone(flow);
             return self.begin_instance(&flow, start);
         }
+        let (ticket, began, handler) = (start.ticket, start.began, Arc::clone(&slot.spec.handler));
+        let limits = slot.lane.config().into();
+        let Some(attempt) = self.attempt(start, Heartbeats::default()) else { return };
+        self.runner.start(ticket, handler, attempt, limits);
+        self.counts(ticket.lane, began);
+    }
+
+    fn start_batch(&mut self, starts: Vec<Start>) {
+        let Some(&Start { ticket: Ticket { lane, .. }, began, .. }) = starts.first() else { return };
+        let Some(slot) = self.slots.get(&lane) else { return };
+        let (handler, limits) = (Arc::clone(&slot.spec.handler), slot.lane.config().into());
+        // What the call says, it says for each.
+        let heartbeats = Heartbeats::default();
+        let attempts: Vec<(Ticket, Attempt)> = starts
+            .into_iter()
+            .filter_map(|start| Some((start.ticket, self.attempt(start, heartbeats.clone())?)))
+            .collect();
+        self.runner.start_batch(attempts, handler, limits);
+        self.counts(lane, began);
+    }
+
+    /// What the handler is told.
+    fn attempt(&mut self, start: Start, heartbeats: Heartbeats) -> Option<Attempt> {
+        let slot = self.slots.get(&start.ticket.lane)?;
         let callback = self.context.callback_url.as_ref().filter(|_| slot.lane.config().callback);
         let token = || self.callback_key.token(&start.event, &slot.spec.name, Timestamp::now());
         let callback = callback.map(|url| format!("{url}/{}", token()));
-        let attempt = Attempt {
+        if let (1, Some(series)) = (start.attempt, &slot.series) {
+            // The clock is read once for all that begins together.
+            if self.clock.0 != start.began {
+                self.clock = (start.began, Timestamp::now().as_microsecond());
+            }
+            let queued = self.clock.1 - start.event.created_at.as_microsecond();
+            series.began(Duration::from_micros(queued.try_into().unwrap_or_default()));
+        }
+        Some(Attempt {
             event: start.event,
             handler: Arc::clone(&slot.spec.name),
             number: start.attempt,
@@ -60,23 +92,12 @@ impl Term<'_> {
             installation: self.installation,
             callback,
             results: start.results,
-            heartbeats: Heartbeats::default(),
-        };
-        if let (1, Some(series)) = (start.attempt, &slot.series) {
-            // The clock is read once for all that begins together.
-            if self.clock.0 != start.began {
-                self.clock = (start.began, Timestamp::now().as_microsecond());
-            }
-            let queued = self.clock.1 - attempt.event.created_at.as_microsecond();
-            series.began(Duration::from_micros(queued.try_into().unwrap_or_default()));
-        }
-        self.runner.start(start.ticket, Arc::clone(&slot.spec.handler), attempt, slot.lane.config().into());
-        self.counts(start.ticket.lane, start.began);
+            heartbeats,
+        })
     }
 
     pub(super) fn ended(&mut self, ticket: Ticket, outcome: Outcome, now: Instant) {
         let Some(slot) = self.slots.get_mut(&ticket.lane) else { return };
-        let verdict = verdict(&outcome);
         let spares = slot.gate.spares(now);
         let mut steps = Vec::new();
         let ended = slot.lane.ended(ticket, outcome, spares, now, fastrand::f64(), &mut steps);
@@ -88,7 +109,7 @@ impl Term<'_> {
                 }
                 _ => String::new(),
             };
-            if let Some(began) = ended.began {
+            if let (Some(began), Some(verdict)) = (ended.began, ended.verdict) {
                 self.judge(ticket.lane, began, verdict, &error, now);
             }
             if matches!(ended.settlement, Settlement::Pause { .. }) {
@@ -101,7 +122,7 @@ impl Term<'_> {
 
     fn tell_ended(&self, id: LaneId, ended: EndedAttempt, now: Instant) {
         let Some(slot) = self.slots.get(&id) else { return };
-        let EndedAttempt { event, attempt, began, settlement } = ended;
+        let EndedAttempt { event, attempt, began, settlement, .. } = ended;
         let handler = Arc::clone(&slot.spec.name);
         let ran = began.map_or(Duration::ZERO, |began| now - began);
         if let (Some(series), Some(_)) = (&slot.series, began) {

@@ -10,7 +10,7 @@ use super::super::settle::Request;
 use super::super::write::LaneId;
 use super::{Slot, Term};
 use crate::observe::Observation;
-use crate::outcome::{Fault, Outcome};
+use crate::outcome::Fault;
 use crate::store::registry::Pause;
 
 /// Until when nothing begins.
@@ -78,16 +78,8 @@ fn paused(pause: Pause, now: Instant) -> Paused {
     }
 }
 
-/// What an outcome says about the handler's target.
-pub(super) fn verdict(outcome: &Outcome) -> Result<(), Fault> {
-    match outcome {
-        Outcome::Retry { failure, .. } => Err(failure.fault),
-        _ => Ok(()),
-    }
-}
-
 impl Term<'_> {
-    /// Attempts that may begin for this handler now.
+    /// Calls that may begin for this handler now.
     pub(super) fn room(&self, id: LaneId, now: Instant) -> usize {
         let Some(slot) = self.slots.get(&id).filter(|slot| !slot.leaving && !self.stopping) else { return 0 };
         if slot.gate.is_paused(now) || self.may_be_deposed(now) {
@@ -113,14 +105,14 @@ impl Term<'_> {
         Some((host, self.hosts.get(host)?))
     }
 
-    /// An attempt has begun.
+    /// A call has begun.
     pub(super) fn counts(&mut self, id: LaneId, began: Instant) {
         for breaker in self.breakers(id) {
             breaker.began(began);
         }
     }
 
-    /// An attempt was taken away before it had an outcome.
+    /// A call was taken away before it had an outcome.
     pub(super) fn withdrawn(&mut self, id: LaneId, began: Instant) {
         for breaker in self.breakers(id) {
             breaker.withdrawn(began);
@@ -134,7 +126,8 @@ impl Term<'_> {
         own.into_iter().chain(host)
     }
 
-    /// An attempt has ended: whoever is not reached by one handler is not reached by the others with that host.
+    /// A call has ended, and says this about the target: whoever is not reached by one handler is not reached by the others with
+    /// that host.
     pub(super) fn judge(&mut self, id: LaneId, began: Instant, verdict: Result<(), Fault>, error: &str, now: Instant) {
         let Some(slot) = self.slots.get_mut(&id) else { return };
         let Some(own) = slot.gate.breaker.as_mut() else { return };

@@ -384,10 +384,9 @@ impl Term<'_> {
             // Anything else is under way, or waits for room, which comes with an input.
             _ => None,
         };
-        // While a claim is under way, or nothing may begin, what is due can wait.
-        let claims = !self.claiming && !self.stopping;
-        let lanes =
-            self.slots.iter().filter_map(|(&id, slot)| slot.lane.wake_at(claims && self.room(id, now) > 0)).min();
+        // While a claim is under way, what is due can wait.
+        let claims = !self.claiming;
+        let lanes = self.slots.iter().filter_map(|(&id, slot)| slot.lane.wake_at(self.room(id, now) > 0, claims)).min();
         let gates = self.slots.values().filter_map(|slot| slot.gate.next(now)).min();
         let hosts = self.hosts.values().filter_map(|breaker| breaker.next(now)).min();
         let checkpoint = self.dirty.then_some(self.checkpoint_at);

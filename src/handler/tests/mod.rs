@@ -1,6 +1,7 @@
 //! What the handlers promise, kept against real servers and real processes.
 
 mod answer;
+mod batch;
 mod command;
 mod http;
 
