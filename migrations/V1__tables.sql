@@ -155,8 +155,8 @@ CREATE TABLE outbox.open (
 CREATE INDEX open_due ON outbox.open (handler, due_at, event_id) WHERE due_at IS NOT NULL;
 -- Who is next of a key.
 CREATE INDEX open_key ON outbox.open (handler, key, n) WHERE key IS NOT NULL;
--- What a stopped daemon left running, and what is dead.
-CREATE INDEX open_state ON outbox.open (state, handler, event_id) WHERE state IN ('running', 'dead');
+-- What a stopped daemon left running, what is dead, since when, and how much there is of each.
+CREATE INDEX open_state ON outbox.open (state, handler, updated_at);
 
 CREATE TABLE outbox.attempt (
     event_id    bigint      NOT NULL,
@@ -169,10 +169,12 @@ CREATE TABLE outbox.attempt (
     response    text,
     PRIMARY KEY (event_id, handler, attempt),
     CONSTRAINT outcome_is_how_an_attempt_can_end
-        CHECK (outcome IN ('done', 'retry', 'unreachable', 'snooze', 'wait', 'dead', 'lost', 'cancelled', 'paused')),
+        CHECK (outcome IN ('done', 'retry', 'unreachable', 'snooze', 'wait', 'dead', 'lost', 'cancelled', 'paused', 'replayed')),
     CONSTRAINT error_is_at_most_16_kibibytes CHECK (octet_length(error) <= 16384),
     CONSTRAINT response_is_at_most_16_kibibytes CHECK (octet_length(response) <= 16384)
 );
+-- What failed today; see outbox.failed.
+CREATE INDEX attempt_finished ON outbox.attempt (finished_at);
 
 CREATE TABLE outbox.handler (
     name        text        PRIMARY KEY,

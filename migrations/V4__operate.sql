@@ -284,6 +284,79 @@ BEGIN
 END
 $$;
 
+-- Hands events that are in the log to a handler again: those that have ended for it, and those from before its time. What is pending or
+-- open is left alone. They have a header more, outbox-replay, which counts, and an idempotency key of their own; what they had come
+-- to is in outbox.attempt. A range of ids is found at once, one of times by reading the log. Returns how many; with dry_run it only
+-- counts. More than `most` are refused, and nothing happens.
+CREATE FUNCTION outbox.replay(
+    handler text, topic text DEFAULT NULL, key text DEFAULT NULL, since timestamptz DEFAULT NULL, until timestamptz DEFAULT NULL,
+    from_id bigint DEFAULT NULL, to_id bigint DEFAULT NULL, reason text DEFAULT NULL,
+    per_second double precision DEFAULT NULL, dry_run boolean DEFAULT false, most integer DEFAULT 100000
+) RETURNS bigint
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_column
+DECLARE
+    began timestamptz := clock_timestamp();
+    fit   bigint[];
+    h     outbox.handler;
+BEGIN
+    SELECT * INTO h FROM outbox.handler x WHERE x.name = replay.handler;
+    IF NOT FOUND OR h.kind = 'flow' OR h.flow IS NOT NULL THEN
+        RAISE invalid_parameter_value USING
+            MESSAGE = format('%L is not a handler that events can be replayed to', replay.handler),
+            HINT = 'A flow begins with an event: publish it again.';
+    END IF;
+    IF replay.per_second <= 0 OR replay.per_second > 1e6 THEN
+        RAISE invalid_parameter_value USING
+            MESSAGE = format('per_second is %s; it must be above 0 and at most 1,000,000', replay.per_second);
+    END IF;
+    SELECT array_agg(f.id ORDER BY f.id) INTO fit FROM (
+        SELECT e.id FROM outbox.event e
+        WHERE (replay.from_id IS NULL OR e.id >= replay.from_id) AND (replay.to_id IS NULL OR e.id <= replay.to_id)
+          AND (replay.since IS NULL OR e.created_at >= replay.since) AND (replay.until IS NULL OR e.created_at < replay.until)
+          AND (replay.topic IS NULL OR (e.topic || '.') ~ outbox.topic_regex(ARRAY[replay.topic]))
+          AND (replay.key IS NULL OR e.key = replay.key)
+          AND (e.topic || '.') ~ h.topic_regex
+          AND NOT EXISTS (SELECT FROM outbox.open o WHERE o.event_id = e.id AND o.handler = h.name)
+          AND (e.id < h.first_id OR EXISTS (SELECT FROM outbox.done d WHERE d.event_id = e.id AND d.handler = h.name))
+        ORDER BY e.id LIMIT replay.most + 1
+    ) f;
+    IF replay.dry_run THEN
+        RETURN least(coalesce(cardinality(fit), 0), replay.most);
+    END IF;
+    IF cardinality(fit) > replay.most THEN
+        RAISE program_limit_exceeded USING
+            MESSAGE = format('more than %s events fit', replay.most),
+            HINT = 'Narrow the range of ids or times, or raise `most`.';
+    END IF;
+    WITH again AS (
+        DELETE FROM outbox.done d USING unnest(fit) AS f (id) WHERE d.event_id = f.id AND d.handler = h.name
+        RETURNING d.*
+    ), history AS (
+        INSERT INTO outbox.attempt AS a (event_id, handler, attempt, started_at, finished_at, outcome, error)
+        SELECT g.event_id, g.handler, g.attempt, coalesce(g.started_at, g.finished_at), g.finished_at, 'replayed',
+               left(concat_ws(': ', format('it was %s; replayed by %s', g.outcome, session_user), replay.reason), 4096)
+        FROM again g
+        ON CONFLICT (event_id, handler, attempt) DO UPDATE SET outcome = excluded.outcome, error = excluded.error
+    )
+    INSERT INTO outbox.open (event_id, handler, state, due_at, attempt, topic, key, payload, headers, priority, created_at)
+    SELECT e.id, h.name, 'scheduled', began + coalesce((f.place - 1) / replay.per_second, 0) * interval '1 second',
+           coalesce(g.attempt, 0), e.topic, e.key, e.payload,
+           e.headers || jsonb_build_object('outbox-replay', ((
+               SELECT count(*) FROM outbox.attempt a WHERE a.event_id = e.id AND a.handler = h.name AND a.outcome = 'replayed'
+           ) + 1)::text),
+           e.priority, e.created_at
+    FROM unnest(fit) WITH ORDINALITY AS f (id, place)
+    JOIN outbox.event e ON e.id = f.id
+    LEFT JOIN again g ON g.event_id = f.id
+    ORDER BY f.place;
+    PERFORM pg_notify('outbox', '');
+    RETURN coalesce(cardinality(fit), 0);
+END
+$$;
+
 -- Begins nothing more for a handler, until it is resumed or the time has come; what runs goes on. Returns whether there is such a
 -- handler.
 CREATE FUNCTION outbox.pause(handler text, reason text DEFAULT NULL, until timestamptz DEFAULT NULL) RETURNS boolean

@@ -36,6 +36,9 @@ impl KeyHash {
     }
 }
 
+/// The header of an event that is handed over again.
+const REPLAY: &str = "outbox-replay";
+
 /// One row an app inserted into `outbox.event`.
 #[derive(Debug, Clone)]
 pub struct Event {
@@ -63,6 +66,16 @@ impl Event {
     pub fn headers(&self) -> BTreeMap<String, String> {
         // The table's CHECK lets nothing else in; a row that got past it has no usable headers.
         serde_json::from_str(&self.headers).unwrap_or_default()
+    }
+
+    /// How often it was handed over again by `outbox.replay` after it had ended; 0 for a delivery that was not.
+    #[must_use]
+    pub fn replay(&self) -> u32 {
+        // Few events have it, and every attempt asks.
+        if !self.headers.contains(REPLAY) {
+            return 0;
+        }
+        self.headers().get(REPLAY).and_then(|count| count.parse().ok()).unwrap_or_default()
     }
 
     /// What the event occupies in memory, in bytes, near enough to bound buffers by.
@@ -113,12 +126,17 @@ impl Attempt {
         }
     }
 
-    /// `<installation>:<event id>:<created_at in µs>:<handler>`: the same for every attempt of this delivery, and
-    /// different from every other delivery even after a failover that gave out the same event id again.
+    /// `<installation>:<event id>:<created_at in µs>:<handler>`, and `:<n>` when it is handed over for the *n*th time by `outbox.replay`:
+    /// the same for every attempt of this delivery, and different from every other delivery even after a failover that gave out the
+    /// same event id again.
     #[must_use]
     pub fn idempotency_key(&self) -> String {
         let Event { id, created_at, .. } = &*self.event;
-        format!("{}:{id}:{}:{}", self.installation, created_at.as_microsecond(), self.handler)
+        let replay = match self.event.replay() {
+            0 => String::new(),
+            replay => format!(":{replay}"),
+        };
+        format!("{}:{id}:{}:{}{replay}", self.installation, created_at.as_microsecond(), self.handler)
     }
 }
 

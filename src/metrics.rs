@@ -2,16 +2,19 @@
 //! the term knows (how long something took, what runs now) it says to the handler's [`Series`].
 //!
 //! The series of a handler are there, at zero, from the moment it is in the configuration, and go when it leaves. No label
-//! can have more values than there are handlers, outcomes and versions. What needs a question to the database is not here.
+//! can have more values than there are handlers, states, outcomes and versions. What only the database knows is asked when somebody
+//! scrapes ([`crate::store::gauges`]), and shown by [`Metrics::show`].
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use prometheus::core::Collector;
 use prometheus::{
-    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-    TextEncoder,
+    Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder,
 };
 
 use crate::observe::Observation;
@@ -30,6 +33,44 @@ const QUEUE_SECONDS: [f64; 12] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0, 
 const BATCH_DELIVERIES: [f64; 7] = [1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0];
 
 const HANDLER: &str = "handler";
+
+/// The states of rows in `outbox.open`.
+pub const OPEN_STATES: [&str; 6] = ["scheduled", "retrying", "running", "waiting", "blocked", "dead"];
+
+/// What the daemon knows of a handler at this moment.
+#[derive(Debug, Default)]
+pub struct Shown {
+    pub running: usize,
+    /// Read, and not begun.
+    pub queued: usize,
+    /// When the oldest of these was created, in µs since 1970.
+    pub oldest: Option<i64>,
+    /// The newest id that was read for it, if there are more.
+    pub read_to: Option<i64>,
+    /// Transactions between its position and what was read for all.
+    pub behind: u64,
+    pub broken: bool,
+    pub paused: bool,
+}
+
+/// What the database knows of a handler.
+#[derive(Debug)]
+pub struct Stored {
+    pub handler: String,
+    /// Rows by state, in the order of [`OPEN_STATES`], counted up to 10,000.
+    pub open: [i64; OPEN_STATES.len()],
+    /// For how many seconds the first that is due has been so.
+    pub overdue: Option<f64>,
+}
+
+/// The pool of sessions for SQL handlers.
+#[derive(Debug, Clone, Copy)]
+pub struct PoolUse {
+    pub used: usize,
+    pub idle: usize,
+    /// Attempts that wait for one.
+    pub waiting: usize,
+}
 
 /// Everything that is counted of one daemon.
 pub struct Metrics {
@@ -50,15 +91,26 @@ struct OfDaemon {
     poll_found: IntCounter,
     sweep_found: IntCounter,
     events_read: IntCounter,
+    ticks: IntCounter,
     batch_deliveries: Histogram,
+    database_read: IntGauge,
+    pool: IntGaugeVec,
+    pool_waiting: IntGauge,
 }
 
 /// What every handler has.
 struct OfHandlers {
     attempts: IntCounterVec,
     expired: IntCounterVec,
+    merged: IntCounterVec,
     refused: IntCounterVec,
+    callbacks: IntCounterVec,
     in_flight: IntGaugeVec,
+    queued: IntGaugeVec,
+    unread: IntGaugeVec,
+    behind: IntGaugeVec,
+    open: IntGaugeVec,
+    oldest_seconds: GaugeVec,
     breaker_open: IntGaugeVec,
     paused: IntGaugeVec,
     run_seconds: HistogramVec,
@@ -69,12 +121,22 @@ struct OfHandlers {
 pub struct Series {
     attempts: [IntCounter; OUTCOMES.len()],
     expired: IntCounter,
+    merged: IntCounter,
     refused: IntCounter,
+    callbacks: IntCounter,
     in_flight: IntGauge,
+    queued: IntGauge,
+    unread: IntGauge,
+    behind: IntGauge,
+    open: [IntGauge; OPEN_STATES.len()],
+    oldest_seconds: Gauge,
     breaker_open: IntGauge,
     paused: IntGauge,
     run_seconds: Histogram,
     queue_seconds: Histogram,
+    /// As in [`Shown`]; below 0: none.
+    oldest: AtomicI64,
+    read_to: AtomicI64,
 }
 
 impl Metrics {
@@ -99,6 +161,27 @@ impl Metrics {
     /// If a series has no value, which a counter and a gauge always have.
     pub fn text(&self) -> Result<String, prometheus::Error> {
         TextEncoder::new().encode_to_string(&self.registry.gather())
+    }
+
+    /// Whether this daemon dispatches: then it shows what the database says.
+    #[must_use]
+    pub fn leads(&self) -> bool {
+        self.daemon.leader.get() == 1
+    }
+
+    /// Takes over what only the database knows; `None`: it was not asked, or has not answered. Ages are as of now.
+    pub fn show(&self, stored: Option<&(Vec<Stored>, i64)>, pool: PoolUse) {
+        self.daemon.show(stored.is_some(), pool);
+        let now = Timestamp::now().as_microsecond();
+        for (name, series) in self.series.read().unwrap_or_else(PoisonError::into_inner).iter() {
+            let of_handler = |(all, last): &'_ (Vec<Stored>, i64)| {
+                let index = all.iter().position(|stored| *stored.handler == **name);
+                (index, *last)
+            };
+            let (index, last_id) = stored.map_or((None, 0), of_handler);
+            let of_handler = stored.and_then(|(all, _)| all.get(index?));
+            series.show_stored(of_handler, last_id, now);
+        }
     }
 
     /// These are the handlers of the configuration: those that are new begin at zero, those that left are gone.
@@ -132,7 +215,9 @@ impl Metrics {
             Observation::Dead { handler, .. } => self.ended(handler, "dead"),
             Observation::Cancelled { handler, .. } => self.ended(handler, "cancelled"),
             Observation::Expired { handler, .. } => self.of(handler, |series| series.expired.inc()),
+            Observation::Merged { handler, .. } => self.of(handler, |series| series.merged.inc()),
             Observation::Refused { handler, .. } => self.of(handler, |series| series.refused.inc()),
+            Observation::Answered { handler, .. } => self.of(handler, |series| series.callbacks.inc()),
             other => self.daemon.count(other),
         }
     }
@@ -174,8 +259,29 @@ impl OfDaemon {
                 "outboxd_events_read_total",
                 "Events read from the log; a handler that fell behind reads them once more.",
             )?,
+            ticks: counter("outboxd_ticks_total", "Events of schedules that this daemon has inserted.")?,
             batch_deliveries: register(registry, Histogram::with_opts(batches)?)?,
+            database_read: gauge(
+                "outboxd_database_read",
+                "1 if outboxd_open_deliveries, outboxd_unread_events and what is due in outboxd_oldest_seconds are as of this scrape.",
+            )?,
+            pool: register(
+                registry,
+                IntGaugeVec::new(
+                    Opts::new("outboxd_pool_connections", "Connections of the pool for SQL handlers."),
+                    &["state"],
+                )?,
+            )?,
+            pool_waiting: gauge("outboxd_pool_waiting", "Attempts of SQL handlers that wait for a connection.")?,
         })
+    }
+
+    fn show(&self, read: bool, pool: PoolUse) {
+        let gauge = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        self.database_read.set(read.into());
+        self.pool.with_label_values(&["used"]).set(gauge(pool.used));
+        self.pool.with_label_values(&["idle"]).set(gauge(pool.idle));
+        self.pool_waiting.set(gauge(pool.waiting));
     }
 
     fn count(&self, observation: &Observation) {
@@ -199,6 +305,7 @@ impl OfDaemon {
             Observation::SweepFound { deliveries } => {
                 self.sweep_found.inc_by(u64::try_from(*deliveries).unwrap_or_default());
             }
+            Observation::Ticked { .. } => self.ticks.inc(),
             Observation::PageRead { events } => self.events_read.inc_by(*events as u64),
             #[expect(clippy::cast_precision_loss, reason = "a batch has a thousand deliveries at most")]
             Observation::Written { deliveries } => self.batch_deliveries.observe(*deliveries as f64),
@@ -225,7 +332,39 @@ impl OfHandlers {
                 "Outcomes not written because somebody else had finished the delivery.",
                 &[HANDLER],
             )?,
+            merged: counter(
+                "outboxd_merged_total",
+                "Deliveries that were done because a later one of their key does their work.",
+                &[HANDLER],
+            )?,
+            callbacks: counter("outboxd_callbacks_total", "Callbacks whose answer counted.", &[HANDLER])?,
             in_flight: gauge("outboxd_in_flight", "Attempts that run now.")?,
+            queued: gauge("outboxd_queued", "Deliveries that were read and have not begun.")?,
+            unread: gauge(
+                "outboxd_unread_events",
+                "About how many events of the log, of any topic, have not been read for the handler.",
+            )?,
+            behind: gauge(
+                "outboxd_position_lag_transactions",
+                "Transactions that were read and that the handler's position has not passed.",
+            )?,
+            open: register(
+                registry,
+                IntGaugeVec::new(
+                    Opts::new("outboxd_open_deliveries", "Rows in outbox.open by state, counted up to 10000."),
+                    &[HANDLER, "state"],
+                )?,
+            )?,
+            oldest_seconds: register(
+                registry,
+                GaugeVec::new(
+                    Opts::new(
+                        "outboxd_oldest_seconds",
+                        "For how long the oldest delivery that could begin has waited: since its event was created, or since it was due.",
+                    ),
+                    &[HANDLER],
+                )?,
+            )?,
             breaker_open: gauge("outboxd_breaker_open", "1 while nothing but probes is sent to the handler's target.")?,
             paused: gauge("outboxd_paused", "1 while nothing begins for the handler because it is paused.")?,
             run_seconds: histogram("outboxd_run_seconds", "How long attempts ran.", &RUN_SECONDS)?,
@@ -241,12 +380,21 @@ impl OfHandlers {
         Series {
             attempts: OUTCOMES.map(|outcome| self.attempts.with_label_values(&[name, outcome])),
             expired: self.expired.with_label_values(&[name]),
+            merged: self.merged.with_label_values(&[name]),
             refused: self.refused.with_label_values(&[name]),
+            callbacks: self.callbacks.with_label_values(&[name]),
             in_flight: self.in_flight.with_label_values(&[name]),
+            queued: self.queued.with_label_values(&[name]),
+            unread: self.unread.with_label_values(&[name]),
+            behind: self.behind.with_label_values(&[name]),
+            open: OPEN_STATES.map(|state| self.open.with_label_values(&[name, state])),
+            oldest_seconds: self.oldest_seconds.with_label_values(&[name]),
             breaker_open: self.breaker_open.with_label_values(&[name]),
             paused: self.paused.with_label_values(&[name]),
             run_seconds: self.run_seconds.with_label_values(&[name]),
             queue_seconds: self.queue_seconds.with_label_values(&[name]),
+            oldest: AtomicI64::new(-1),
+            read_to: AtomicI64::new(-1),
         }
     }
 
@@ -255,12 +403,16 @@ impl OfHandlers {
         for outcome in OUTCOMES {
             let _ = self.attempts.remove_label_values(&[name, outcome]);
         }
-        for counters in [&self.expired, &self.refused] {
+        for state in OPEN_STATES {
+            let _ = self.open.remove_label_values(&[name, state]);
+        }
+        for counters in [&self.expired, &self.merged, &self.refused, &self.callbacks] {
             let _ = counters.remove_label_values(&[name]);
         }
-        for gauges in [&self.in_flight, &self.breaker_open, &self.paused] {
+        for gauges in [&self.in_flight, &self.queued, &self.unread, &self.behind, &self.breaker_open, &self.paused] {
             let _ = gauges.remove_label_values(&[name]);
         }
+        let _ = self.oldest_seconds.remove_label_values(&[name]);
         for histograms in [&self.run_seconds, &self.queue_seconds] {
             let _ = histograms.remove_label_values(&[name]);
         }
@@ -279,10 +431,28 @@ impl Series {
     }
 
     /// What is so now.
-    pub fn show(&self, running: usize, broken: bool, paused: bool) {
-        self.in_flight.set(i64::try_from(running).unwrap_or(i64::MAX));
-        self.breaker_open.set(broken.into());
-        self.paused.set(paused.into());
+    pub fn show(&self, shown: &Shown) {
+        let gauge = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        self.in_flight.set(gauge(shown.running));
+        self.queued.set(gauge(shown.queued));
+        self.behind.set(i64::try_from(shown.behind).unwrap_or(i64::MAX));
+        self.breaker_open.set(shown.broken.into());
+        self.paused.set(shown.paused.into());
+        self.oldest.store(shown.oldest.unwrap_or(-1), Ordering::Relaxed);
+        self.read_to.store(shown.read_to.unwrap_or(-1), Ordering::Relaxed);
+    }
+
+    /// What the database says, and the ages that come of it and of what was shown last.
+    fn show_stored(&self, stored: Option<&Stored>, last_id: i64, now: i64) {
+        for (at, gauge) in self.open.iter().enumerate() {
+            gauge.set(stored.map_or(0, |stored| stored.open[at]));
+        }
+        let read_to = self.read_to.load(Ordering::Relaxed);
+        self.unread.set(if read_to < 0 { 0 } else { (last_id - read_to).max(0) });
+        let oldest = self.oldest.load(Ordering::Relaxed);
+        #[expect(clippy::cast_precision_loss, reason = "it is an age")]
+        let waited = if oldest < 0 { 0.0 } else { (now - oldest).max(0) as f64 / 1e6 };
+        self.oldest_seconds.set(stored.and_then(|stored| stored.overdue).unwrap_or(0.0).max(waited));
     }
 }
 

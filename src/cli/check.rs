@@ -1,9 +1,9 @@
 //! `outboxd check`: everything that can be found wrong before the daemon runs, in one go.
 
 use clap::Args;
-use serde_json::json;
 
-use super::output::{print, print_json};
+use super::findings::Findings;
+use super::output::print;
 use super::{Failure, Global};
 use crate::config::{Config, Kind, StepConfig};
 use crate::handler::sql::quoted;
@@ -23,13 +23,6 @@ pub(super) struct Check {
     json: bool,
 }
 
-/// What was found.
-#[derive(Default)]
-struct Findings {
-    good: Vec<String>,
-    bad: Vec<String>,
-}
-
 impl Check {
     pub(super) async fn run(self, global: &Global) -> Result<(), Failure> {
         let config = global.load()?;
@@ -37,105 +30,111 @@ impl Check {
             return print(&config.to_toml());
         }
         let mut findings = Findings::default();
-        let count = |count: usize, what: &str| match count {
-            0 => None,
-            1 => Some(format!("1 {what}")),
-            count => Some(format!("{count} {what}s")),
-        };
-        match (count(config.handlers.len(), "handler"), count(config.flows.len(), "flow")) {
-            (None, None) => {
-                let nothing = "no [handler.NAME] or [flow.NAME] is configured: the daemon has nothing to do";
-                findings.bad.push(nothing.to_owned());
-            }
-            (Some(some), None) | (None, Some(some)) => findings.good.push(format!("the configuration has {some}")),
-            (Some(handlers), Some(flows)) => {
-                findings.good.push(format!("the configuration has {handlers} and {flows}"));
-            }
-        }
+        configured(&mut findings, &config);
         if !self.offline {
             let session = global.target()?.connect("check").await?;
-            findings.database(session, &config).await?;
-        }
-        findings.tell(self.json)
-    }
-}
-
-impl Findings {
-    async fn database(&mut self, session: Session, config: &Config) -> Result<(), Failure> {
-        self.good.push(format!("PostgreSQL {} answers", version(session.version)));
-        self.bad.extend(session.warnings.iter().cloned());
-        match migrate::status(&session.client).await? {
-            SchemaStatus::Current => self.good.push("the schema is up to date".to_owned()),
-            status => {
-                self.bad.push(status.to_string());
-                return Ok(());
-            }
-        }
-        let store = Store::new(session);
-        if store.is_pooled().await? {
-            self.bad.push(
-                "a connection pooler stands in between: LISTEN and the leader's lock need a direct connection"
-                    .to_owned(),
-            );
-        }
-        for missing in store.missing_rights().await? {
-            self.bad
-                .push(format!("this role may not {missing}: run the daemon as the role that migrated, or grant it"));
-        }
-        if !store.trigger_enabled().await? {
-            self.bad.push(
-                "the trigger `ring` on outbox.event is disabled: events wait for the poll; \
-                 ALTER TABLE outbox.event ENABLE TRIGGER ring"
-                    .to_owned(),
-            );
-        }
-        self.functions(&store, config).await?;
-        match store.leader().await? {
-            Some(leader) => self.good.push(format!("a daemon leads: session {} from {}", leader.pid, leader.address)),
-            None => self.good.push("no daemon leads at the moment".to_owned()),
-        }
-        Ok(())
-    }
-
-    /// SQL handlers must name a function that takes an event and returns jsonb.
-    async fn functions(&mut self, store: &Store, config: &Config) -> Result<(), Failure> {
-        let handlers = config.handlers.iter().map(|handler| {
-            let arguments = if handler.delivery.batch.is_some() { "(outbox.event[])" } else { "(outbox.event)" };
-            (handler.name.to_string(), &handler.kind, arguments)
-        });
-        let steps = config.flows.iter().flat_map(|flow| {
-            let step = |step: &'_ StepConfig| format!("{}/{}", flow.name, step.name);
-            flow.steps
-                .iter()
-                .flat_map(move |of| of.handlers().map(move |(kind, _)| (step(of), kind, "(outbox.event, jsonb)")))
-        });
-        for (name, kind, arguments) in handlers.chain(steps) {
-            let Kind::Sql(sql) = kind else { continue };
-            let written = format!("{}.{}", sql.schema, sql.function);
-            let function = store.sql_handler_function(&format!("{}{arguments}", quoted(sql))).await?;
-            match (function.returns.as_deref(), function.allowed) {
-                (None, _) => self.bad.push(format!("handler {name}: there is no function {written}{arguments}")),
-                (Some("jsonb"), Some(true)) => self.good.push(format!("handler {name}: {written} is there")),
-                (Some("jsonb"), _) => self.bad.push(format!("handler {name}: this role may not execute {written}")),
-                (Some(other), _) => {
-                    self.bad.push(format!("handler {name}: {written} must return jsonb, but returns {other}"));
+            if let Some(store) = set_up(&mut findings, session).await? {
+                functions(&mut findings, &store, &config).await?;
+                match store.leader().await? {
+                    Some(leader) => {
+                        findings.good(format!("a daemon leads: session {} from {}", leader.pid, leader.address));
+                    }
+                    None => findings.good("no daemon leads at the moment"),
                 }
             }
         }
-        Ok(())
+        findings.tell(self.json, Failure::config(""))
     }
+}
 
-    fn tell(self, json: bool) -> Result<(), Failure> {
-        if json {
-            print_json(&json!({ "ok": self.bad.is_empty(), "good": self.good, "bad": self.bad }))?;
-        } else {
-            let lines = self.good.iter().map(|line| format!("ok       {line}\n"));
-            let text: String = lines.chain(self.bad.iter().map(|line| format!("problem  {line}\n"))).collect();
-            print(&text)?;
+/// What there is to do.
+pub(super) fn configured(findings: &mut Findings, config: &Config) {
+    let count = |count: usize, what: &str| match count {
+        0 => None,
+        1 => Some(format!("1 {what}")),
+        count => Some(format!("{count} {what}s")),
+    };
+    match (count(config.handlers.len(), "handler"), count(config.flows.len(), "flow")) {
+        (None, None) => {
+            findings.bad("no [handler.NAME] or [flow.NAME] is configured: the daemon has nothing to do");
         }
-        // Everything has been said.
-        if self.bad.is_empty() { Ok(()) } else { Err(Failure::config("")) }
+        (Some(some), None) | (None, Some(some)) => findings.good(format!("the configuration has {some}")),
+        (Some(handlers), Some(flows)) => findings.good(format!("the configuration has {handlers} and {flows}")),
     }
+}
+
+/// Whether the database is set up for a daemon; `None`: the rest cannot be looked at.
+pub(super) async fn set_up(findings: &mut Findings, session: Session) -> Result<Option<Store>, Failure> {
+    findings.good(format!("PostgreSQL {} answers", version(session.version)));
+    for warning in &session.warnings {
+        findings.bad(warning.clone());
+    }
+    match migrate::status(&session.client).await? {
+        SchemaStatus::Current => findings.good("the schema is up to date"),
+        status => {
+            findings.bad(status.to_string());
+            return Ok(None);
+        }
+    }
+    let store = Store::new(session);
+    if store.is_pooled().await? {
+        findings.problem(
+            "a connection pooler stands in between: LISTEN and the leader's lock need a direct connection",
+            "connect to PostgreSQL itself, or give outboxd a pool of the mode `session`",
+        );
+    }
+    let missing = store.missing_rights().await?;
+    if !missing.is_empty() {
+        let what = format!("this role may not {}", missing.join(", "));
+        findings.problem(what, "run the daemon as the role that migrated, or grant it that");
+    }
+    for (name, enabled) in store.triggers().await? {
+        let silent = if name == "ring" { "events wait for the poll" } else { "a dedup key holds nothing back" };
+        match enabled.as_deref() {
+            Some("O" | "A") => {}
+            Some(_) => findings.problem(
+                format!("the trigger `{name}` on outbox.event is disabled: {silent}"),
+                format!("ALTER TABLE outbox.event ENABLE TRIGGER {name}"),
+            ),
+            None => findings.problem(
+                format!("the trigger `{name}` on outbox.event is not there: {silent}"),
+                migrate::trigger(&name)
+                    .unwrap_or_else(|| "make it again, as `outboxd migrate --sql` shows it".to_owned()),
+            ),
+        }
+    }
+    Ok(Some(store))
+}
+
+/// SQL handlers must name a function that takes an event and returns jsonb.
+pub(super) async fn functions(findings: &mut Findings, store: &Store, config: &Config) -> Result<(), Failure> {
+    let handlers = config.handlers.iter().map(|handler| {
+        let arguments = if handler.delivery.batch.is_some() { "(outbox.event[])" } else { "(outbox.event)" };
+        (handler.name.to_string(), &handler.kind, arguments)
+    });
+    let steps = config.flows.iter().flat_map(|flow| {
+        let step = |step: &'_ StepConfig| format!("{}/{}", flow.name, step.name);
+        flow.steps
+            .iter()
+            .flat_map(move |of| of.handlers().map(move |(kind, _)| (step(of), kind, "(outbox.event, jsonb)")))
+    });
+    for (name, kind, arguments) in handlers.chain(steps) {
+        let Kind::Sql(sql) = kind else { continue };
+        let written = format!("{}.{}", sql.schema, sql.function);
+        let function = store.sql_handler_function(&format!("{}{arguments}", quoted(sql))).await?;
+        match (function.returns.as_deref(), function.allowed) {
+            (None, _) => findings.bad(format!("handler {name}: there is no function {written}{arguments}")),
+            (Some("jsonb"), Some(true)) => findings.good(format!("handler {name}: {written} is there")),
+            (Some("jsonb"), _) => findings.problem(
+                format!("handler {name}: this role may not execute {written}"),
+                format!("GRANT EXECUTE ON FUNCTION {written}{arguments} TO the daemon's role"),
+            ),
+            (Some(other), _) => {
+                findings.bad(format!("handler {name}: {written} must return jsonb, but returns {other}"));
+            }
+        }
+    }
+    Ok(())
 }
 
 fn version(number: u32) -> String {

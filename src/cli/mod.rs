@@ -9,13 +9,17 @@ mod check;
 mod dead;
 mod demo;
 mod discard;
+mod doctor;
 mod events;
 mod failure;
+mod findings;
 mod forget;
+mod manual;
 mod migrate;
 mod output;
 mod pause;
 mod redrive;
+mod replay;
 mod retry;
 mod run;
 mod show;
@@ -73,6 +77,8 @@ enum Verb {
     Migrate(migrate::Migrate),
     /// Check the configuration and the database, and say what is wrong
     Check(check::Check),
+    /// Find out what is wrong now, why, and what to do
+    Doctor(doctor::Doctor),
     /// Show what is not finished, per handler, and who leads
     Status(status::Status),
     /// List the newest events
@@ -83,6 +89,8 @@ enum Verb {
     Retry(retry::Retry),
     /// Run dead deliveries that fit again, all at once or so many a second
     Redrive(redrive::Redrive),
+    /// Hand events that are in the log to a handler again
+    Replay(replay::Replay),
     /// Give dead deliveries up for good: one, or all that fit
     Discard(discard::Discard),
     /// Cancel deliveries of an event that have not ended
@@ -98,6 +106,10 @@ enum Verb {
     BenchPart(bench::BenchPart),
     /// Forget a handler that left the configuration
     Forget(forget::Forget),
+    /// Print what a shell needs to complete commands
+    Completions(manual::Completions),
+    /// Print the manual, as a man page
+    Man(manual::Man),
 }
 
 impl Cli {
@@ -119,16 +131,20 @@ impl Cli {
                 Verb::DemoDaemon(daemon) => daemon.run(&global).await,
                 Verb::Migrate(migrate) => migrate.run(&global).await,
                 Verb::Check(check) => check.run(&global).await,
+                Verb::Doctor(doctor) => doctor.run(&global).await,
                 Verb::Status(status) => status.run(&global).await,
                 Verb::Events(events) => events.run(&global).await,
                 Verb::Show(show) => show.run(&global).await,
                 Verb::Retry(retry) => retry.run(&global).await,
                 Verb::Redrive(redrive) => redrive.run(&global).await,
+                Verb::Replay(replay) => replay.run(&global).await,
                 Verb::Discard(discard) => discard.run(&global).await,
                 Verb::Cancel(cancel) => cancel.run(&global).await,
                 Verb::Pause(pause) => pause.run(&global).await,
                 Verb::Resume(resume) => resume.run(&global).await,
                 Verb::Forget(forget) => forget.run(&global).await,
+                Verb::Completions(completions) => completions.run(),
+                Verb::Man(man) => man.run(),
             }
         });
         match result {

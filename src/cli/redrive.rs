@@ -46,7 +46,7 @@ impl Redrive {
     }
 }
 
-fn rate(text: &str) -> Result<f64, String> {
+pub(super) fn rate(text: &str) -> Result<f64, String> {
     let rate: f64 = text.parse().map_err(|_| "write a number as in 50 or 0.5".to_owned())?;
     if rate > 0.0 && rate <= 1e6 { Ok(rate) } else { Err("it must be above 0 and at most 1000000".to_owned()) }
 }

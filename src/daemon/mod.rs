@@ -8,6 +8,7 @@ pub mod breaker;
 mod context;
 mod desk;
 mod error;
+mod gauges;
 mod health;
 mod janitor;
 pub mod lane;
@@ -36,6 +37,7 @@ use tokio_util::sync::CancellationToken;
 use self::context::{Context, HandlerSpec, Positions};
 use self::desk::Desk;
 pub use self::error::DaemonError;
+use self::gauges::Gauges;
 use self::health::Health;
 use self::leader::LeadError;
 use self::port::{Answers, Port};
@@ -113,7 +115,7 @@ impl Daemon {
         let mut callback_url = context.daemon.callback_url.as_ref().map(ToString::to_string);
         let port = match context.daemon.listen {
             Some(address) => {
-                let (port, address) = context.open_port(address).await?;
+                let (port, address) = context.open_port(address, pool.clone()).await?;
                 callback_url.get_or_insert_with(|| format!("http://{address}/callback"));
                 Some(port)
             }
@@ -155,9 +157,15 @@ impl Daemon {
 }
 
 impl Context {
-    async fn open_port(&self, address: SocketAddr) -> Result<(Port, SocketAddr), DaemonError> {
-        let desk = Desk::new(self.target.pool(DESK_SESSIONS)?, self.observer.clone());
-        let answers = Answers { metrics: Arc::clone(&self.metrics), health: Arc::clone(&self.health), desk };
+    async fn open_port(
+        &self,
+        address: SocketAddr,
+        sql: deadpool_postgres::Pool,
+    ) -> Result<(Port, SocketAddr), DaemonError> {
+        let sessions = self.target.pool(DESK_SESSIONS)?;
+        let gauges = Gauges::new(sessions.clone(), sql);
+        let desk = Desk::new(sessions, self.observer.clone());
+        let answers = Answers { metrics: Arc::clone(&self.metrics), health: Arc::clone(&self.health), desk, gauges };
         let opened = Port::open(address, answers, self.observer.clone()).await;
         opened.map_err(|source| DaemonError::Listen { address, source })
     }

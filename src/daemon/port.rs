@@ -1,4 +1,4 @@
-//! The daemon's own port: `/metrics`, `/healthz`, `/readyz`, which ask PostgreSQL nothing; `/callback/TOKEN` and `/events/ID`, which
+//! The daemon's own port: `/healthz`, `/readyz`, which ask PostgreSQL nothing; `/metrics`, `/callback/TOKEN` and `/events/ID`, which
 //! do, on sessions of their own. It needs nothing of the loop that dispatches, so it answers when that hangs.
 //!
 //! A connection is for one request and lives for 80 s at most, and there are only so many: a slow client costs nothing.
@@ -21,6 +21,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
 use super::desk::{self, Desk, WAIT_MAX};
+use super::gauges::Gauges;
 use super::health::Health;
 use crate::handler::answer::BYTES_MAX;
 use crate::metrics::{self, Metrics};
@@ -47,6 +48,7 @@ pub(super) struct Answers {
     pub(super) metrics: Arc<Metrics>,
     pub(super) health: Arc<Health>,
     pub(super) desk: Desk,
+    pub(super) gauges: Gauges,
 }
 
 impl Port {
@@ -106,6 +108,7 @@ async fn one_request(stream: TcpStream, router: Router) {
 }
 
 async fn all(State(answers): State<Arc<Answers>>) -> impl IntoResponse {
+    answers.gauges.refresh(&answers.metrics).await;
     match answers.metrics.text() {
         Ok(text) => (StatusCode::OK, [(CONTENT_TYPE, metrics::CONTENT_TYPE)], text),
         Err(error) => {

@@ -76,6 +76,12 @@ impl Tail {
         &self.head.position
     }
 
+    /// Whether a lane reads for itself.
+    #[must_use]
+    pub fn is_behind(&self, lane: LaneId) -> bool {
+        matches!(self.lanes.get(&lane), Some(Reader::Behind(_)))
+    }
+
     /// Whether anybody would take what a read at the head finds.
     #[must_use]
     pub fn wants_head(&self) -> bool {

@@ -63,6 +63,9 @@ fn attributes(attempt: &Attempt) -> Map<String, Value> {
     let texts = texts.into_iter().chain(key).chain(callback).chain(trace_context(event));
     let mut attributes: Map<String, Value> = texts.map(|(name, text)| (name.to_owned(), Value::String(text))).collect();
     attributes.insert("outboxattempt".to_owned(), attempt.number.into());
+    if event.replay() > 0 {
+        attributes.insert("outboxreplay".to_owned(), event.replay().into());
+    }
     attributes
 }
 

@@ -128,6 +128,9 @@ impl HttpHandler {
         if let Some(key) = event.key.as_deref().filter(|key| !key.is_empty()) {
             texts.push(("ce-subject", percent_encoded(key)));
         }
+        if event.replay() > 0 {
+            texts.push(("outbox-replay", event.replay().to_string()));
+        }
         if let Some(url) = &attempt.callback {
             texts.push(("outbox-callback", url.clone()));
         }

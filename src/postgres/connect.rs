@@ -8,15 +8,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Pool, RecyclingMethod, Runtime};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 use tokio_postgres::config::Host;
 use tokio_postgres::error::SqlState;
-use tokio_postgres::tls::NoTlsStream;
 use tokio_postgres::{AsyncMessage, Client, Config, Connection, NoTls, SimpleQueryMessage, Socket};
+use tokio_postgres_rustls::MakeRustlsConnect;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::settings::Settings;
+use super::tls;
 use crate::config::Secret;
 
 /// The longest that connecting may take in all: names, sockets, authentication and session settings.
@@ -43,6 +45,7 @@ pub struct Target {
     origin: &'static str,
     bound: Duration,
     warnings: Vec<String>,
+    tls: Option<MakeRustlsConnect>,
 }
 
 impl Target {
@@ -68,8 +71,9 @@ impl Target {
         };
         let wrong = |error| ConnectError::Settings(format!("cannot connect to PostgreSQL as {origin} says: {error}"));
         let (settings, warning) = settings.and_then(|settings| settings.complete(env)).map_err(wrong)?;
-        let (config, bound) = settings.into_config().map_err(wrong)?;
+        let (config, tls, bound) = settings.into_config(env).map_err(wrong)?;
         let mut target = Self::from_config(config, origin);
+        target.tls = tls.map(|wanted| tls::connector(&wanted)).transpose().map_err(wrong)?;
         target.bound = bound.map_or(CONNECT_MAX, |bound| bound.min(CONNECT_MAX));
         target.warnings.extend(warning);
         Ok(target)
@@ -87,7 +91,7 @@ impl Target {
             .keepalives_interval(Duration::from_secs(5))
             .keepalives_retries(3)
             .tcp_user_timeout(Duration::from_secs(15));
-        Self { config, origin, bound: CONNECT_MAX, warnings: Vec::new() }
+        Self { config, origin, bound: CONNECT_MAX, warnings: Vec::new(), tls: None }
     }
 
     /// Where this came from: `--database-url`, `DATABASE_URL`, …
@@ -124,7 +128,11 @@ impl Target {
     pub fn pool(&self, size: usize) -> Result<Pool, ConnectError> {
         let mut config = self.config.clone();
         config.application_name("outboxd pool");
-        let manager = Manager::from_config(config, NoTls, ManagerConfig { recycling_method: RecyclingMethod::Fast });
+        let recycling = ManagerConfig { recycling_method: RecyclingMethod::Fast };
+        let manager = match &self.tls {
+            None => Manager::from_config(config, NoTls, recycling),
+            Some(tls) => Manager::from_config(config, tls.clone(), recycling),
+        };
         // The pool bounds the making of a connection, but not its hooks.
         let settings = Hook::async_fn(|client, _| {
             Box::pin(async move {
@@ -149,9 +157,18 @@ impl Target {
         let mut config = self.config.clone();
         config.application_name(format!("outboxd {role}"));
         let opened = async {
-            let (client, connection) = config.connect(NoTls).await?;
             let (ended, reason) = watch::channel(None);
-            let task = AbortOnDropHandle::new(tokio::spawn(drive(connection, wake, ended)));
+            let (client, task) = match &self.tls {
+                None => {
+                    let (client, connection) = config.connect(NoTls).await?;
+                    (client, tokio::spawn(drive(connection, wake, ended)))
+                }
+                Some(tls) => {
+                    let (client, connection) = config.connect(tls.clone()).await?;
+                    (client, tokio::spawn(drive(connection, wake, ended)))
+                }
+            };
+            let task = AbortOnDropHandle::new(task);
             let answers = client.simple_query(SESSION_SETTINGS).await?;
             Ok((Session { client, version: 0, warnings: Vec::new(), reason, _task: task }, answers))
         };
@@ -242,8 +259,8 @@ impl fmt::Debug for Session {
 }
 
 /// Moves messages for as long as the connection lives. Polled by hand, because awaiting a [`Connection`] drops notifications.
-async fn drive(
-    mut connection: Connection<Socket, NoTlsStream>,
+async fn drive<S: AsyncRead + AsyncWrite + Unpin>(
+    mut connection: Connection<Socket, S>,
     wake: Option<Arc<Notify>>,
     ended: watch::Sender<Option<Arc<str>>>,
 ) {

@@ -136,6 +136,15 @@ async fn read_status(client: &Client) -> Result<SchemaStatus, MigrateError> {
     Ok(compare(&applied, &migrations()))
 }
 
+/// The statement that makes a trigger of the schema, on one line.
+#[must_use]
+pub fn trigger(name: &str) -> Option<String> {
+    let script = sql();
+    let begin = script.find(&format!("CREATE TRIGGER {name} "))?;
+    let statement = script[begin..].split(';').next()?;
+    Some(statement.split_whitespace().collect::<Vec<_>>().join(" "))
+}
+
 /// The whole schema as a script for psql, for those who let no daemon create anything. Leaves behind exactly what
 /// [`migrate`] does, so that it finds nothing to do afterwards.
 #[must_use]

@@ -9,6 +9,7 @@ pub mod migrate;
 mod pgpass;
 mod settings;
 pub mod throwaway;
+mod tls;
 
 pub use connect::{ConnectError, Session, Target};
 pub use migrate::{MigrateError, SchemaStatus};

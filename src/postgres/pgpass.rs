@@ -24,11 +24,16 @@ pub(super) fn read(path: &Path) -> Result<Option<String>, String> {
     if !metadata.is_file() {
         return Err(format!("password file {} is not used: it is not a plain file", path.display()));
     }
-    if metadata.permissions().mode() & 0o077 != 0 {
-        let path = path.display();
-        return Err(format!("password file {path} is not used: others may read it; do: chmod 600 {path}"));
+    if let Some(wrong) = read_by_others(path) {
+        return Err(format!("password file {} is not used: {wrong}", path.display()));
     }
     fs::read_to_string(path).map(Some).map_err(|error| format!("password file {} is not used: {error}", path.display()))
+}
+
+/// What is wrong with the mode of a file that holds a secret.
+pub(super) fn read_by_others(path: &Path) -> Option<String> {
+    let open = fs::metadata(path).is_ok_and(|metadata| metadata.permissions().mode() & 0o077 != 0);
+    open.then(|| format!("others may read it; do: chmod 600 {}", path.display()))
 }
 
 /// The password of the first line that matches.

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::account::Account;
-use super::pgpass;
+use super::{pgpass, tls};
 
 /// libpq's keywords and their values; none of the values is empty.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -21,7 +21,7 @@ pub(super) struct Settings(BTreeMap<String, String>);
 pub(super) type Env<'a> = &'a dyn Fn(&str) -> Option<String>;
 
 /// libpq's variables that mean something here. `PGAPPNAME` does not: the sessions of outboxd tell their role.
-const VARIABLES: [(&str, &str); 12] = [
+const VARIABLES: [(&str, &str); 17] = [
     ("PGHOST", "host"),
     ("PGHOSTADDR", "hostaddr"),
     ("PGPORT", "port"),
@@ -31,6 +31,11 @@ const VARIABLES: [(&str, &str); 12] = [
     ("PGSERVICE", "service"),
     ("PGPASSFILE", "passfile"),
     ("PGSSLMODE", "sslmode"),
+    ("PGSSLROOTCERT", "sslrootcert"),
+    ("PGSSLCERT", "sslcert"),
+    ("PGSSLKEY", "sslkey"),
+    ("PGSSLNEGOTIATION", "sslnegotiation"),
+    ("PGCHANNELBINDING", "channel_binding"),
     ("PGCONNECT_TIMEOUT", "connect_timeout"),
     ("PGOPTIONS", "options"),
     ("PGTARGETSESSIONATTRS", "target_session_attrs"),
@@ -38,9 +43,6 @@ const VARIABLES: [(&str, &str); 12] = [
 
 /// Variables that by themselves say that PostgreSQL is to be found through the environment.
 const PLACES: [&str; 7] = ["host", "hostaddr", "port", "dbname", "user", "password", "service"];
-
-const NO_TLS: &str =
-    "this version of outboxd has no TLS to PostgreSQL yet: use a local socket, loopback or a TLS tunnel";
 
 /// Where Debian, PGDG and most distributions put the server's socket, and where PostgreSQL itself does.
 const SOCKET_FOLDERS: [&str; 2] = ["/var/run/postgresql", "/tmp"];
@@ -94,9 +96,12 @@ impl Settings {
         Ok((self, warning))
     }
 
-    /// The settings as tokio-postgres takes them, and the bound on connecting if one was given.
-    pub(super) fn into_config(mut self) -> Result<(tokio_postgres::Config, Option<Duration>), String> {
-        self.refuse_tls()?;
+    /// The settings as tokio-postgres takes them, what they say of TLS, and the bound on connecting if one was given.
+    pub(super) fn into_config(
+        mut self,
+        env: Env<'_>,
+    ) -> Result<(tokio_postgres::Config, Option<tls::Wanted>, Option<Duration>), String> {
+        let tls = self.take_tls(env)?;
         let bound = match self.0.remove("connect_timeout").map(|seconds| seconds.trim().parse::<i64>()) {
             None => None,
             Some(Err(_)) => return Err("connect_timeout is not a number of seconds".into()),
@@ -123,29 +128,57 @@ impl Settings {
             let cause = std::error::Error::source(&error).map(ToString::to_string);
             cause.unwrap_or_else(|| error.to_string())
         })?;
-        Ok((config, bound))
+        Ok((config, tls, bound))
     }
 
-    fn refuse_tls(&mut self) -> Result<(), String> {
-        let asked_for = |keyword: &str, value: &str| format!("{keyword}={value} is asked for, but {NO_TLS}");
-        match self.0.remove("sslmode").as_deref() {
-            None | Some("disable" | "allow" | "prefer") => {}
-            Some(mode @ ("require" | "verify-ca" | "verify-full")) => return Err(asked_for("sslmode", mode)),
-            Some(_) => return Err("sslmode is not one libpq knows".into()),
+    /// Takes out what is said of TLS; `None`: there is none. `allow` and `prefer` ask for nothing that could be relied on, so they are off.
+    fn take_tls(&mut self, env: Env<'_>) -> Result<Option<tls::Wanted>, String> {
+        let mode = self.0.remove("sslmode");
+        let taken = ["sslrootcert", "sslcert", "sslkey"].map(|keyword| self.0.remove(keyword));
+        let unknown = self.0.keys().find(|keyword| keyword.starts_with("ssl") && *keyword != "sslnegotiation");
+        if let Some(keyword) = unknown {
+            return Err(format!("{keyword} is given, which this version of outboxd does not know"));
         }
-        for (keyword, value) in
-            [("channel_binding", "require"), ("sslnegotiation", "direct"), ("gssencmode", "require")]
-        {
-            if self.0.get(keyword).is_some_and(|given| given == value) {
-                return Err(asked_for(keyword, value));
+        if self.0.get("gssencmode").is_some_and(|mode| mode == "require") {
+            return Err("gssencmode=require is asked for, and outboxd has no GSSAPI".into());
+        }
+        let asks =
+            |settings: &Self, keyword: &str, value: &str| settings.0.get(keyword).is_some_and(|given| given == value);
+        let any_name = match mode.as_deref() {
+            Some("require" | "verify-full") => false,
+            Some("verify-ca") => true,
+            Some("disable" | "allow" | "prefer") | None => {
+                for (keyword, value) in [("channel_binding", "require"), ("sslnegotiation", "direct")] {
+                    if asks(self, keyword, value) {
+                        return Err(format!(
+                            "{keyword}={value} is asked for without TLS: say sslmode=verify-full, too"
+                        ));
+                    }
+                }
+                if taken.iter().any(Option::is_some) && mode.is_none() {
+                    return Err("certificates are given without sslmode: say sslmode=verify-full, too".into());
+                }
+                self.set("sslmode", "disable".into());
+                return Ok(None);
             }
-        }
-        if let Some(keyword) = self.0.keys().find(|keyword| keyword.starts_with("ssl") && *keyword != "sslnegotiation")
-        {
-            return Err(format!("{keyword} is given, but {NO_TLS}"));
-        }
-        self.set("sslmode", "disable".into());
-        Ok(())
+            Some(_) => return Err("sslmode is not one libpq knows".into()),
+        };
+        self.set("sslmode", if self.is_local() { "disable" } else { "require" }.into());
+        let [roots, certificate, key] = taken;
+        let (certificate, key) = (certificate.map(PathBuf::from), key.map(PathBuf::from));
+        Ok(Some(tls::Wanted {
+            any_name,
+            roots,
+            certificate,
+            key,
+            home: env("HOME").filter(|home| !home.is_empty()).map(PathBuf::from),
+        }))
+    }
+
+    /// Whether every host is a local socket, over which there is no TLS.
+    fn is_local(&self) -> bool {
+        let hosts = self.0.get("host").map_or("", String::as_str);
+        !self.0.contains_key("hostaddr") && hosts.split(',').all(|host| host.starts_with('/'))
     }
 
     /// An empty value means the same as none, as it does for libpq. The first of two values of one layer is overwritten.

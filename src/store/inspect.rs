@@ -217,11 +217,6 @@ impl Store {
         Ok(self.query(sql!("missing_rights"), &[]).await?.iter().map(|row| row.get("missing")).collect())
     }
 
-    /// Whether the trigger that rings the bell is there and enabled.
-    pub async fn trigger_enabled(&self) -> Result<bool, Error> {
-        Ok(self.query_one(sql!("trigger_enabled"), &[]).await?.get("enabled"))
-    }
-
     /// Whether a connection pooler hands this session's statements to different server processes.
     pub async fn is_pooled(&self) -> Result<bool, Error> {
         let first = self.backend().await?;

@@ -14,7 +14,9 @@ use tokio_postgres::{GenericClient, Row, RowStream, Statement};
 use crate::postgres::Session;
 
 pub mod answers;
+pub mod doctor;
 pub mod emit;
+pub mod gauges;
 pub mod inspect;
 pub mod log;
 pub mod operate;

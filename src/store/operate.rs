@@ -18,6 +18,23 @@ pub struct DeadLetters {
     pub error: Option<String>,
 }
 
+/// Which events are handed to a handler again; what is `None` lets everything pass.
+#[derive(Debug)]
+pub struct Replay {
+    pub handler: String,
+    /// A pattern.
+    pub topic: Option<String>,
+    pub key: Option<String>,
+    /// Created since.
+    pub since: Option<Timestamp>,
+    /// Created before.
+    pub until: Option<Timestamp>,
+    pub from_id: Option<i64>,
+    pub to_id: Option<i64>,
+    /// Why; kept with what they had come to.
+    pub reason: Option<String>,
+}
+
 impl Store {
     /// Runs one delivery again now; whether there was one to run.
     pub async fn retry(&self, id: i64, handler: &str) -> Result<bool, Error> {
@@ -58,6 +75,14 @@ impl Store {
     pub async fn redrive(&self, which: &DeadLetters, rate: Option<f64>, dry_run: bool) -> Result<i64, Error> {
         let DeadLetters { handler, topic, since, until, error } = which;
         Ok(self.query_one(sql!("redrive"), &[handler, topic, since, until, error, &rate, &dry_run]).await?.get(0))
+    }
+
+    /// Hands events to a handler again, now or so many a second, or only counts them; how many.
+    pub async fn replay(&self, which: &Replay, rate: Option<f64>, most: i32, dry_run: bool) -> Result<i64, Error> {
+        let Replay { handler, topic, key, since, until, from_id, to_id, reason } = which;
+        let params: super::Params<'_> =
+            &[handler, topic, key, since, until, from_id, to_id, reason, &rate, &dry_run, &most];
+        Ok(self.query_one(sql!("replay"), params).await?.get(0))
     }
 
     /// Begins nothing more for a handler; whether there is such a handler.

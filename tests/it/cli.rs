@@ -63,8 +63,24 @@ async fn story(database: &Database, session: &Session) -> Running {
 async fn the_help_of_every_verb_is_the_one_that_was_reviewed() {
     let mut all = String::new();
     let verbs = [
-        "run", "migrate", "check", "status", "events", "show", "retry", "redrive", "discard", "cancel", "pause",
-        "resume", "forget", "bench",
+        "run",
+        "migrate",
+        "check",
+        "doctor",
+        "status",
+        "events",
+        "show",
+        "retry",
+        "redrive",
+        "replay",
+        "discard",
+        "cancel",
+        "pause",
+        "resume",
+        "forget",
+        "bench",
+        "completions",
+        "man",
     ];
     for verb in std::iter::once(&[][..]).chain(verbs.iter().map(std::slice::from_ref)) {
         for help in if verb.is_empty() { &["--help", "-h"][..] } else { &["--help"] } {

@@ -104,9 +104,14 @@ fn every_way_to_write_it_is_read() {
 #[test]
 fn what_cannot_be_honoured_is_refused_and_no_password_is_told() {
     let table = [
-        ("postgres://u:hunter2@h/d?sslmode=verify-full", "sslmode=verify-full is asked for, but this version"),
-        ("postgres://u:hunter2@h/d?sslrootcert=system", "sslrootcert is given, but this version"),
-        ("postgres://u:hunter2@h/d?channel_binding=require", "channel_binding=require is asked for"),
+        (
+            "postgres://u:hunter2@h/d?sslmode=verify-full&sslrootcert=/nonexistent",
+            "sslrootcert /nonexistent cannot be read",
+        ),
+        ("postgres://u:hunter2@h/d?sslmode=hunter2", "sslmode is not one libpq knows"),
+        ("postgres://u:hunter2@h/d?sslrootcert=system", "certificates are given without sslmode"),
+        ("postgres://u:hunter2@h/d?channel_binding=require", "channel_binding=require is asked for without TLS"),
+        ("postgres://u:hunter2@h/d?sslmode=require&sslcrl=hunter2", "sslcrl is given, which this version"),
         ("postgres://u:hunter2@h/d?frobnicate=1", "unknown option `frobnicate`"),
         ("postgres://u:hunter2@h:port/d", "a port in it is not a number"),
         ("postgres://u:1/hunter2@h/d", "has to be percent-encoded"),

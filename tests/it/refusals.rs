@@ -253,13 +253,13 @@ async fn a_schema_that_is_behind_is_78() {
         &database,
         expect![[r#"
             run: 78
-            outboxd: the schema is at version 1, this outboxd needs 7: run outboxd migrate
+            outboxd: the schema is at version 1, this outboxd needs 8: run outboxd migrate
             check: 78
             ok       the configuration has 1 handler
             ok       PostgreSQL VERSION answers
-            problem  the schema is at version 1, this outboxd needs 7: run outboxd migrate
+            problem  the schema is at version 1, this outboxd needs 8: run outboxd migrate
             status: 78
-            outboxd: the schema is at version 1, this outboxd needs 7: run outboxd migrate
+            outboxd: the schema is at version 1, this outboxd needs 8: run outboxd migrate
         "#]],
     )
     .await;
@@ -272,13 +272,13 @@ async fn a_schema_that_is_newer_is_78() {
         &with_history(newer).await,
         expect![[r#"
             run: 78
-            outboxd: the schema was made by a newer outboxd (it is at version 9999, this one knows 7): update outboxd
+            outboxd: the schema was made by a newer outboxd (it is at version 9999, this one knows 8): update outboxd
             check: 78
             ok       the configuration has 1 handler
             ok       PostgreSQL VERSION answers
-            problem  the schema was made by a newer outboxd (it is at version 9999, this one knows 7): update outboxd
+            problem  the schema was made by a newer outboxd (it is at version 9999, this one knows 8): update outboxd
             status: 78
-            outboxd: the schema was made by a newer outboxd (it is at version 9999, this one knows 7): update outboxd
+            outboxd: the schema was made by a newer outboxd (it is at version 9999, this one knows 8): update outboxd
         "#]],
     )
     .await;
@@ -318,30 +318,8 @@ async fn a_role_without_rights_is_78_and_says_which() {
         ok       PostgreSQL VERSION answers
         ok       the schema is up to date
         ok       no daemon leads at the moment
-        problem  this role may not INSERT on outbox.done: run the daemon as the role that migrated, or grant it
-        problem  this role may not INSERT on outbox.open: run the daemon as the role that migrated, or grant it
-        problem  this role may not UPDATE on outbox.open: run the daemon as the role that migrated, or grant it
-        problem  this role may not DELETE on outbox.open: run the daemon as the role that migrated, or grant it
-        problem  this role may not INSERT on outbox.event: run the daemon as the role that migrated, or grant it
-        problem  this role may not INSERT on outbox.attempt: run the daemon as the role that migrated, or grant it
-        problem  this role may not INSERT on outbox.handler: run the daemon as the role that migrated, or grant it
-        problem  this role may not UPDATE on outbox.handler: run the daemon as the role that migrated, or grant it
-        problem  this role may not INSERT on outbox.position: run the daemon as the role that migrated, or grant it
-        problem  this role may not DELETE on outbox.position: run the daemon as the role that migrated, or grant it
-        problem  this role may not UPDATE on outbox.installation: run the daemon as the role that migrated, or grant it
-        problem  this role may not UPDATE on outbox.dedup: run the daemon as the role that migrated, or grant it
-        problem  this role may not DELETE on outbox.dedup: run the daemon as the role that migrated, or grant it
-        problem  this role may not UPDATE on outbox.consumed: run the daemon as the role that migrated, or grant it
-        problem  this role may not DELETE on outbox.consumed: run the daemon as the role that migrated, or grant it
-        problem  this role may not DELETE on outbox.cancelling: run the daemon as the role that migrated, or grant it
-        problem  this role may not INSERT on outbox.flow_version: run the daemon as the role that migrated, or grant it
-        problem  this role may not DELETE on outbox.flow_version: run the daemon as the role that migrated, or grant it
-        problem  this role may not DELETE on outbox.done: run the daemon as the role that migrated, or grant it
-        problem  this role may not INSERT on outbox.schedule: run the daemon as the role that migrated, or grant it
-        problem  this role may not UPDATE on outbox.schedule: run the daemon as the role that migrated, or grant it
-        problem  this role may not DELETE on outbox.schedule: run the daemon as the role that migrated, or grant it
-        problem  this role may not set the sequence outbox.bell: run the daemon as the role that migrated, or grant it
-        problem  this role may not make partitions of outbox.event, which only its owner may: run the daemon as the role that migrated, or grant it
+        problem  this role may not INSERT on outbox.done, INSERT on outbox.open, UPDATE on outbox.open, DELETE on outbox.open, INSERT on outbox.event, INSERT on outbox.attempt, INSERT on outbox.handler, UPDATE on outbox.handler, INSERT on outbox.position, DELETE on outbox.position, UPDATE on outbox.installation, UPDATE on outbox.dedup, DELETE on outbox.dedup, UPDATE on outbox.consumed, DELETE on outbox.consumed, DELETE on outbox.cancelling, INSERT on outbox.flow_version, DELETE on outbox.flow_version, DELETE on outbox.done, INSERT on outbox.schedule, UPDATE on outbox.schedule, DELETE on outbox.schedule, set the sequence outbox.bell, make partitions of outbox.event, which only its owner may
+                 -> run the daemon as the role that migrated, or grant it that
         status: 0
         no daemon leads: nothing is dispatched until `outboxd run` runs
 
@@ -374,28 +352,54 @@ async fn check_tells_what_works_and_what_does_not() {
         ok       the schema is up to date
         ok       handler good: app.good is there
         ok       no daemon leads at the moment
-        problem  the trigger `ring` on outbox.event is disabled: events wait for the poll; ALTER TABLE outbox.event ENABLE TRIGGER ring
+        problem  the trigger `ring` on outbox.event is disabled: events wait for the poll
+                 -> ALTER TABLE outbox.event ENABLE TRIGGER ring
         problem  handler missing: there is no function app.missing(outbox.event)
         problem  handler void: app.void must return jsonb, but returns void
-    "#]].assert_eq(&check(&[]).await);
+    "#]]
+    .assert_eq(&check(&[]).await);
     expect![[r#"
         78
         {
-          "bad": [
-            "the trigger `ring` on outbox.event is disabled: events wait for the poll; ALTER TABLE outbox.event ENABLE TRIGGER ring",
-            "handler missing: there is no function app.missing(outbox.event)",
-            "handler void: app.void must return jsonb, but returns void"
-          ],
-          "good": [
-            "the configuration has 3 handlers",
-            "PostgreSQL VERSION answers",
-            "the schema is up to date",
-            "handler good: app.good is there",
-            "no daemon leads at the moment"
+          "findings": [
+            {
+              "level": "ok",
+              "what": "the configuration has 3 handlers"
+            },
+            {
+              "level": "ok",
+              "what": "PostgreSQL VERSION answers"
+            },
+            {
+              "level": "ok",
+              "what": "the schema is up to date"
+            },
+            {
+              "level": "ok",
+              "what": "handler good: app.good is there"
+            },
+            {
+              "level": "ok",
+              "what": "no daemon leads at the moment"
+            },
+            {
+              "level": "problem",
+              "remedy": "ALTER TABLE outbox.event ENABLE TRIGGER ring",
+              "what": "the trigger `ring` on outbox.event is disabled: events wait for the poll"
+            },
+            {
+              "level": "problem",
+              "what": "handler missing: there is no function app.missing(outbox.event)"
+            },
+            {
+              "level": "problem",
+              "what": "handler void: app.void must return jsonb, but returns void"
+            }
           ],
           "ok": false
         }
-    "#]].assert_eq(&check(&["--json"]).await);
+    "#]]
+    .assert_eq(&check(&["--json"]).await);
 
     session.client.batch_execute("ALTER TABLE outbox.event ENABLE TRIGGER ring").await.unwrap();
     config.write(&format!("[handler.slow]\ntopics = [\"#\"]\n{}", gate.command()));
@@ -466,5 +470,8 @@ async fn check_prints_the_configuration_with_its_defaults_and_without_its_secret
     .assert_eq(&told(output, None, Some(&config)));
     let output = outboxd_output(None, &["check", "--offline", "--json", "--config", config.path()]).await;
     let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!(json, serde_json::json!({ "ok": true, "good": ["the configuration has 2 handlers"], "bad": [] }));
+    assert_eq!(
+        json,
+        serde_json::json!({ "ok": true, "findings": [{ "level": "ok", "what": "the configuration has 2 handlers" }] })
+    );
 }

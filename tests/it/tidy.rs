@@ -10,11 +10,12 @@ use std::path::{Path, PathBuf};
 const LINES_MAX: usize = 500;
 
 /// Where SQL may stand beside `sql/` and `migrations/`, and why.
-const SQL_ALLOWED: [(&str, &str); 4] = [
+const SQL_ALLOWED: [(&str, &str); 5] = [
     ("src/store/", "the module that knows SQL"),
     ("src/postgres/", "asks what is there before the schema is, and writes the script for psql"),
     ("src/cli/bench", "stands for apps under load, and looks at the server from outside"),
     ("src/cli/demo", "stands for an app, which brings its own"),
+    ("src/cli/doctor", "says what somebody should type"),
 ];
 
 /// Where a task may be spawned on nothing but the runtime, and what ends it. Everywhere else a `JoinSet` owns it.

@@ -4,6 +4,10 @@
 
 CREATE SCHEMA outbox;
 
+-- Name: SCHEMA outbox; Type: COMMENT; Schema: -; Owner: -
+
+COMMENT ON SCHEMA outbox IS 'outboxd: events, and what becomes of them. Begin with \d+ outbox.event, SELECT * FROM outbox.stuck, and outboxd doctor.';
+
 -- Name: flow_step; Type: TYPE; Schema: outbox; Owner: -
 
 CREATE TYPE outbox.flow_step AS (
@@ -231,6 +235,114 @@ END),
     CONSTRAINT state_is_one_of_the_six CHECK ((state = ANY (ARRAY['scheduled'::text, 'retrying'::text, 'running'::text, 'waiting'::text, 'blocked'::text, 'dead'::text])))
 )
 WITH (fillfactor='70', autovacuum_vacuum_scale_factor='0.01', autovacuum_vacuum_threshold='500');
+
+-- Name: TABLE open; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON TABLE outbox.open IS 'Deliveries that need attention or wait: what does not simply succeed. Changes only by the daemon and the functions of this schema.';
+
+-- Name: COLUMN open.event_id; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.open.event_id IS 'The event. The row has a copy of it, so it can be retried when the log has gone.';
+
+-- Name: COLUMN open.handler; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.open.handler IS 'The handler; for a step of a flow FLOW/STEP.';
+
+-- Name: COLUMN open.state; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.open.state IS 'scheduled or retrying (until due_at), running, waiting (for an answer), blocked (behind its key), dead (outbox.retry, outbox.redrive, outbox.discard).';
+
+-- Name: COLUMN open.due_at; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.open.due_at IS 'When it goes on.';
+
+-- Name: COLUMN open.attempt; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.open.attempt IS 'The attempts that have begun.';
+
+-- Name: COLUMN open.failures; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.open.failures IS 'Those among them that failed and counted.';
+
+-- Name: COLUMN open.started_at; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.open.started_at IS 'Since when it runs.';
+
+-- Name: COLUMN open.topic; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.open.topic IS 'Of the event.';
+
+-- Name: COLUMN open.key; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.open.key IS 'Of the event.';
+
+-- Name: COLUMN open.payload; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.open.payload IS 'Of the event.';
+
+-- Name: COLUMN open.headers; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.open.headers IS 'Of the event.';
+
+-- Name: COLUMN open.priority; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.open.priority IS 'Of the event.';
+
+-- Name: COLUMN open.expires_at; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.open.expires_at IS 'Of the event.';
+
+-- Name: COLUMN open.created_at; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.open.created_at IS 'Of the event.';
+
+-- Name: COLUMN open.polls; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.open.polls IS 'How often it has answered that it is not done yet.';
+
+-- Name: COLUMN open.answer_by; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.open.answer_by IS 'No answer by then is a failure.';
+
+-- Name: COLUMN open.flow; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.open.flow IS 'The flow that it is a step or a compensation of.';
+
+-- Name: COLUMN open.flow_version; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.open.flow_version IS 'Of an instance of a flow: the definition that it began with.';
+
+-- Name: COLUMN open.ended; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.open.ended IS 'Of an instance of a flow: what has ended of it.';
+
+-- Name: COLUMN open.compensating; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.open.compensating IS 'Of an instance of a flow: why it is being undone, dead or cancelled.';
+
+-- Name: COLUMN open.results; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.open.results IS 'Of a step: the results of those before it.';
+
+-- Name: COLUMN open.progress; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.open.progress IS 'What the running attempt said last.';
+
+-- Name: COLUMN open.heartbeat_at; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.open.heartbeat_at IS 'When it said so.';
+
+-- Name: COLUMN open.last_error; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.open.last_error IS 'Why the last attempt failed. outbox.attempt has them all.';
+
+-- Name: COLUMN open.updated_at; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.open.updated_at IS 'When its state changed last: since when it is dead.';
+
+-- Name: COLUMN open.n; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.open.n IS 'The order of a key.';
 
 -- Name: begin_step(outbox.open, text); Type: FUNCTION; Schema: outbox; Owner: -
 
@@ -1029,6 +1141,54 @@ CREATE TABLE outbox.event (
 )
 PARTITION BY RANGE (id);
 
+-- Name: TABLE event; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON TABLE outbox.event IS 'The log: an app inserts a row in its own transaction. Never updated; partitioned by id; old partitions go when all has ended.';
+
+-- Name: COLUMN event.id; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.event.id IS 'Given out by a sequence; not the order of commits.';
+
+-- Name: COLUMN event.topic; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.event.topic IS 'What it is about: dotted words, 255 bytes. Handlers select by patterns: * is one word, # any number.';
+
+-- Name: COLUMN event.key; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.event.key IS 'What it belongs to, 512 bytes; the order of handlers with ordered = true. Null: nothing.';
+
+-- Name: COLUMN event.payload; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.event.payload IS 'What the handlers get: any JSON, 16 MiB.';
+
+-- Name: COLUMN event.headers; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.event.headers IS 'An object of strings, 64 KiB; traceparent, correlation_id and causation_id mean something to outboxd.';
+
+-- Name: COLUMN event.dedup_key; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.event.dedup_key IS 'A second event of the topic with this key is refused (23505) for dedup_window, a day.';
+
+-- Name: COLUMN event.due_at; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.event.due_at IS 'Handlers do not get it before. Null: at once.';
+
+-- Name: COLUMN event.expires_at; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.event.expires_at IS 'A delivery that has not begun by then is expired. Null: never.';
+
+-- Name: COLUMN event.priority; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.event.priority IS 'Among those that wait in a handler, the higher goes first.';
+
+-- Name: COLUMN event.created_at; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.event.created_at IS 'When it was inserted.';
+
+-- Name: COLUMN event.xid; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.event.xid IS 'The transaction that inserted it: the log is read in this order.';
+
 -- Name: related(bigint); Type: FUNCTION; Schema: outbox; Owner: -
 
 CREATE FUNCTION outbox.related(event_id bigint) RETURNS SETOF outbox.event
@@ -1064,6 +1224,73 @@ BEGIN
             SCHEMA = 'outbox', TABLE = 'dedup', CONSTRAINT = 'dedup_pkey';
     END IF;
     RETURN NULL;
+END
+$$;
+
+-- Name: replay(text, text, text, timestamp with time zone, timestamp with time zone, bigint, bigint, text, double precision, boolean, integer); Type: FUNCTION; Schema: outbox; Owner: -
+
+CREATE FUNCTION outbox.replay(handler text, topic text DEFAULT NULL::text, key text DEFAULT NULL::text, since timestamp with time zone DEFAULT NULL::timestamp with time zone, until timestamp with time zone DEFAULT NULL::timestamp with time zone, from_id bigint DEFAULT NULL::bigint, to_id bigint DEFAULT NULL::bigint, reason text DEFAULT NULL::text, per_second double precision DEFAULT NULL::double precision, dry_run boolean DEFAULT false, most integer DEFAULT 100000) RETURNS bigint
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+#variable_conflict use_column
+DECLARE
+    began timestamptz := clock_timestamp();
+    fit   bigint[];
+    h     outbox.handler;
+BEGIN
+    SELECT * INTO h FROM outbox.handler x WHERE x.name = replay.handler;
+    IF NOT FOUND OR h.kind = 'flow' OR h.flow IS NOT NULL THEN
+        RAISE invalid_parameter_value USING
+            MESSAGE = format('%L is not a handler that events can be replayed to', replay.handler),
+            HINT = 'A flow begins with an event: publish it again.';
+    END IF;
+    IF replay.per_second <= 0 OR replay.per_second > 1e6 THEN
+        RAISE invalid_parameter_value USING
+            MESSAGE = format('per_second is %s; it must be above 0 and at most 1,000,000', replay.per_second);
+    END IF;
+    SELECT array_agg(f.id ORDER BY f.id) INTO fit FROM (
+        SELECT e.id FROM outbox.event e
+        WHERE (replay.from_id IS NULL OR e.id >= replay.from_id) AND (replay.to_id IS NULL OR e.id <= replay.to_id)
+          AND (replay.since IS NULL OR e.created_at >= replay.since) AND (replay.until IS NULL OR e.created_at < replay.until)
+          AND (replay.topic IS NULL OR (e.topic || '.') ~ outbox.topic_regex(ARRAY[replay.topic]))
+          AND (replay.key IS NULL OR e.key = replay.key)
+          AND (e.topic || '.') ~ h.topic_regex
+          AND NOT EXISTS (SELECT FROM outbox.open o WHERE o.event_id = e.id AND o.handler = h.name)
+          AND (e.id < h.first_id OR EXISTS (SELECT FROM outbox.done d WHERE d.event_id = e.id AND d.handler = h.name))
+        ORDER BY e.id LIMIT replay.most + 1
+    ) f;
+    IF replay.dry_run THEN
+        RETURN least(coalesce(cardinality(fit), 0), replay.most);
+    END IF;
+    IF cardinality(fit) > replay.most THEN
+        RAISE program_limit_exceeded USING
+            MESSAGE = format('more than %s events fit', replay.most),
+            HINT = 'Narrow the range of ids or times, or raise `most`.';
+    END IF;
+    WITH again AS (
+        DELETE FROM outbox.done d USING unnest(fit) AS f (id) WHERE d.event_id = f.id AND d.handler = h.name
+        RETURNING d.*
+    ), history AS (
+        INSERT INTO outbox.attempt AS a (event_id, handler, attempt, started_at, finished_at, outcome, error)
+        SELECT g.event_id, g.handler, g.attempt, coalesce(g.started_at, g.finished_at), g.finished_at, 'replayed',
+               left(concat_ws(': ', format('it was %s; replayed by %s', g.outcome, session_user), replay.reason), 4096)
+        FROM again g
+        ON CONFLICT (event_id, handler, attempt) DO UPDATE SET outcome = excluded.outcome, error = excluded.error
+    )
+    INSERT INTO outbox.open (event_id, handler, state, due_at, attempt, topic, key, payload, headers, priority, created_at)
+    SELECT e.id, h.name, 'scheduled', began + coalesce((f.place - 1) / replay.per_second, 0) * interval '1 second',
+           coalesce(g.attempt, 0), e.topic, e.key, e.payload,
+           e.headers || jsonb_build_object('outbox-replay', ((
+               SELECT count(*) FROM outbox.attempt a WHERE a.event_id = e.id AND a.handler = h.name AND a.outcome = 'replayed'
+           ) + 1)::text),
+           e.priority, e.created_at
+    FROM unnest(fit) WITH ORDINALITY AS f (id, place)
+    JOIN outbox.event e ON e.id = f.id
+    LEFT JOIN again g ON g.event_id = f.id
+    ORDER BY f.place;
+    PERFORM pg_notify('outbox', '');
+    RETURN coalesce(cardinality(fit), 0);
 END
 $$;
 
@@ -1467,9 +1694,45 @@ CREATE TABLE outbox.attempt (
     error text,
     response text,
     CONSTRAINT error_is_at_most_16_kibibytes CHECK ((octet_length(error) <= 16384)),
-    CONSTRAINT outcome_is_how_an_attempt_can_end CHECK ((outcome = ANY (ARRAY['done'::text, 'retry'::text, 'unreachable'::text, 'snooze'::text, 'wait'::text, 'dead'::text, 'lost'::text, 'cancelled'::text, 'paused'::text]))),
+    CONSTRAINT outcome_is_how_an_attempt_can_end CHECK ((outcome = ANY (ARRAY['done'::text, 'retry'::text, 'unreachable'::text, 'snooze'::text, 'wait'::text, 'dead'::text, 'lost'::text, 'cancelled'::text, 'paused'::text, 'replayed'::text]))),
     CONSTRAINT response_is_at_most_16_kibibytes CHECK ((octet_length(response) <= 16384))
 );
+
+-- Name: TABLE attempt; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON TABLE outbox.attempt IS 'The attempts of deliveries that did not succeed the first time; of a simple success, outbox.done says all.';
+
+-- Name: COLUMN attempt.event_id; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.attempt.event_id IS 'The event.';
+
+-- Name: COLUMN attempt.handler; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.attempt.handler IS 'The handler.';
+
+-- Name: COLUMN attempt.attempt; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.attempt.attempt IS 'Its number, from 1.';
+
+-- Name: COLUMN attempt.started_at; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.attempt.started_at IS 'When it began.';
+
+-- Name: COLUMN attempt.finished_at; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.attempt.finished_at IS 'When it ended.';
+
+-- Name: COLUMN attempt.outcome; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.attempt.outcome IS 'done, retry, unreachable (failed, and spent nothing), snooze, wait, paused (410), dead, cancelled, lost (with its daemon), replayed (it had ended, see error).';
+
+-- Name: COLUMN attempt.error; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.attempt.error IS 'Why it failed.';
+
+-- Name: COLUMN attempt.response; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.attempt.response IS 'The beginning of what the target answered.';
 
 -- Name: done; Type: TABLE; Schema: outbox; Owner: -
 
@@ -1486,6 +1749,38 @@ CREATE TABLE outbox.done (
     CONSTRAINT result_is_at_most_64_kibibytes CHECK ((pg_column_size(result) <= 65536))
 )
 PARTITION BY RANGE (event_id);
+
+-- Name: TABLE done; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON TABLE outbox.done IS 'Deliveries that have ended, a row each. Appended only; goes with its event.';
+
+-- Name: COLUMN done.event_id; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.done.event_id IS 'The event; it may have gone, if only this outcome is kept.';
+
+-- Name: COLUMN done.handler; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.done.handler IS 'The handler; for a step of a flow FLOW/STEP.';
+
+-- Name: COLUMN done.outcome; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.done.outcome IS 'done, cancelled, expired, discarded or, of a flow, compensated.';
+
+-- Name: COLUMN done.attempt; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.done.attempt IS 'The attempt that ended it; 0 if none has begun.';
+
+-- Name: COLUMN done.started_at; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.done.started_at IS 'When that attempt began.';
+
+-- Name: COLUMN done.finished_at; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.done.finished_at IS 'When it ended.';
+
+-- Name: COLUMN done.result; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.done.result IS 'What the handler answered, 64 KiB; {"merged_into": ID} if a later one does its work; by whom and why, if by hand.';
 
 -- Name: handler; Type: TABLE; Schema: outbox; Owner: -
 
@@ -1518,6 +1813,90 @@ CREATE TABLE outbox.handler (
     CONSTRAINT what_is_merged_is_ordered_and_skips CHECK (((NOT "coalesce") OR (ordered = 'skip'::text)))
 );
 
+-- Name: TABLE handler; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON TABLE outbox.handler IS 'The handlers that a daemon has registered, and what holds them up.';
+
+-- Name: COLUMN handler.name; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.handler.name IS 'As in the configuration; steps of flows are FLOW/STEP and FLOW/STEP/compensate.';
+
+-- Name: COLUMN handler.topics; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.handler.topics IS 'The patterns of the topics that it wants.';
+
+-- Name: COLUMN handler.topic_regex; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.handler.topic_regex IS 'The same as a regular expression for a topic with a dot behind it.';
+
+-- Name: COLUMN handler.kind; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.handler.kind IS 'http, command, sql, rust or flow.';
+
+-- Name: COLUMN handler.settings; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.handler.settings IS 'How it is run, without secrets.';
+
+-- Name: COLUMN handler.flow; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.handler.flow IS 'The flow that it is a step or a compensation of.';
+
+-- Name: COLUMN handler.absent; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.handler.absent IS 'It has left the configuration; outboxd forget takes it away.';
+
+-- Name: COLUMN handler.first_id; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.handler.first_id IS 'Events with lower ids are not meant for it.';
+
+-- Name: COLUMN handler.ordered; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.handler.ordered IS 'One delivery of a key at a time; block or skip says what a dead one does to the next. Null: no order.';
+
+-- Name: COLUMN handler."coalesce"; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.handler."coalesce" IS 'Of those of a key that wait only the latest is handed over.';
+
+-- Name: COLUMN handler.on_done; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.handler.on_done IS 'The topic of the event that tells of a success.';
+
+-- Name: COLUMN handler.on_dead; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.handler.on_dead IS 'The topic of the event that tells of a death.';
+
+-- Name: COLUMN handler.paused_at; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.handler.paused_at IS 'Since when nothing begins (outbox.pause).';
+
+-- Name: COLUMN handler.paused_until; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.handler.paused_until IS 'When that ends by itself. Null: when it is resumed.';
+
+-- Name: COLUMN handler.paused_by; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.handler.paused_by IS 'The role that paused it.';
+
+-- Name: COLUMN handler.pause_reason; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.handler.pause_reason IS 'Why.';
+
+-- Name: COLUMN handler.breaker; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.handler.breaker IS 'open: its target cannot be reached or fails, and nothing but probes is sent.';
+
+-- Name: COLUMN handler.breaker_since; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.handler.breaker_since IS 'Since when.';
+
+-- Name: COLUMN handler.breaker_error; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.handler.breaker_error IS 'What failed.';
+
+-- Name: COLUMN handler.updated_at; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.handler.updated_at IS 'When it was registered last.';
+
 -- Name: position; Type: TABLE; Schema: outbox; Owner: -
 
 CREATE TABLE outbox."position" (
@@ -1527,6 +1906,30 @@ CREATE TABLE outbox."position" (
     finished bigint DEFAULT 0 NOT NULL,
     at timestamp with time zone DEFAULT now() NOT NULL
 );
+
+-- Name: TABLE "position"; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON TABLE outbox."position" IS 'How far each handler has come in the log; the newest row counts.';
+
+-- Name: COLUMN "position".n; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox."position".n IS 'The order of the rows.';
+
+-- Name: COLUMN "position".handler; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox."position".handler IS 'The handler.';
+
+-- Name: COLUMN "position"."position"; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox."position"."position" IS 'Every delivery of what this snapshot sees has a row in outbox.done or outbox.open.';
+
+-- Name: COLUMN "position".finished; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox."position".finished IS 'Deliveries that have ended since the handler was registered.';
+
+-- Name: COLUMN "position".at; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox."position".at IS 'When it was written.';
 
 -- Name: backlog; Type: VIEW; Schema: outbox; Owner: -
 
@@ -1582,6 +1985,98 @@ CREATE VIEW outbox.backlog AS
            FROM outbox.open
           WHERE (open.handler = h.name)) o ON (true));
 
+-- Name: VIEW backlog; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON VIEW outbox.backlog IS 'What has not ended, by handler. Reads the log behind the position: as much as is pending.';
+
+-- Name: COLUMN backlog.handler; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.backlog.handler IS 'The handler.';
+
+-- Name: COLUMN backlog.kind; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.backlog.kind IS 'Its kind.';
+
+-- Name: COLUMN backlog.absent; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.backlog.absent IS 'It has left the configuration.';
+
+-- Name: COLUMN backlog.paused; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.backlog.paused IS 'Nothing begins.';
+
+-- Name: COLUMN backlog.paused_at; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.backlog.paused_at IS 'Since when.';
+
+-- Name: COLUMN backlog.paused_until; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.backlog.paused_until IS 'Until when; null: until it is resumed.';
+
+-- Name: COLUMN backlog.paused_by; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.backlog.paused_by IS 'By whom.';
+
+-- Name: COLUMN backlog.pause_reason; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.backlog.pause_reason IS 'Why.';
+
+-- Name: COLUMN backlog.breaker; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.backlog.breaker IS 'open: nothing but probes is sent.';
+
+-- Name: COLUMN backlog.breaker_since; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.backlog.breaker_since IS 'Since when.';
+
+-- Name: COLUMN backlog.breaker_error; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.backlog.breaker_error IS 'What failed.';
+
+-- Name: COLUMN backlog.pending; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.backlog.pending IS 'Deliveries without a row.';
+
+-- Name: COLUMN backlog.scheduled; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.backlog.scheduled IS 'Rows in outbox.open, by state.';
+
+-- Name: COLUMN backlog.retrying; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.backlog.retrying IS 'Rows in outbox.open, by state.';
+
+-- Name: COLUMN backlog.running; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.backlog.running IS 'Rows in outbox.open, by state; an attempt has one after a second.';
+
+-- Name: COLUMN backlog.waiting; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.backlog.waiting IS 'Rows in outbox.open, by state.';
+
+-- Name: COLUMN backlog.blocked; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.backlog.blocked IS 'Rows in outbox.open, by state.';
+
+-- Name: COLUMN backlog.dead; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.backlog.dead IS 'Rows in outbox.open, by state.';
+
+-- Name: COLUMN backlog.oldest_age; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.backlog.oldest_age IS 'Since the oldest event was created that is pending, running or retrying.';
+
+-- Name: COLUMN backlog.finished; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.backlog.finished IS 'Deliveries that have ended since the handler was registered.';
+
+-- Name: COLUMN backlog.finished_per_second; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.backlog.finished_per_second IS 'Over the last two minutes.';
+
+-- Name: COLUMN backlog.position_at; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.backlog.position_at IS 'When its position was written.';
+
 -- Name: bell; Type: SEQUENCE; Schema: outbox; Owner: -
 
 CREATE SEQUENCE outbox.bell
@@ -1592,6 +2087,10 @@ CREATE SEQUENCE outbox.bell
     CACHE 1
     CYCLE;
 
+-- Name: SEQUENCE bell; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON SEQUENCE outbox.bell IS '1: the daemon sleeps, an INSERT notifies it. 2: it is awake.';
+
 -- Name: callback_key; Type: TABLE; Schema: outbox; Owner: -
 
 CREATE TABLE outbox.callback_key (
@@ -1600,6 +2099,18 @@ CREATE TABLE outbox.callback_key (
     CONSTRAINT there_is_one_key CHECK (singleton)
 );
 
+-- Name: TABLE callback_key; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON TABLE outbox.callback_key IS 'What callback tokens are made with. Who reads it can answer for every delivery.';
+
+-- Name: COLUMN callback_key.singleton; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.callback_key.singleton IS 'There is one row.';
+
+-- Name: COLUMN callback_key.key; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.callback_key.key IS 'The key.';
+
 -- Name: cancelling; Type: TABLE; Schema: outbox; Owner: -
 
 CREATE TABLE outbox.cancelling (
@@ -1607,6 +2118,22 @@ CREATE TABLE outbox.cancelling (
     handler text NOT NULL,
     flow boolean DEFAULT false NOT NULL
 );
+
+-- Name: TABLE cancelling; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON TABLE outbox.cancelling IS 'Deliveries that were cancelled and may run in the daemon; it takes the rows away.';
+
+-- Name: COLUMN cancelling.event_id; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.cancelling.event_id IS 'The event.';
+
+-- Name: COLUMN cancelling.handler; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.cancelling.handler IS 'The handler.';
+
+-- Name: COLUMN cancelling.flow; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.cancelling.flow IS 'It is a flow, of which the daemon knows how far it is.';
 
 -- Name: consumed; Type: TABLE; Schema: outbox; Owner: -
 
@@ -1618,6 +2145,22 @@ CREATE TABLE outbox.consumed (
     CONSTRAINT key_is_1_to_512_bytes CHECK (((octet_length(key) >= 1) AND (octet_length(key) <= 512)))
 );
 
+-- Name: TABLE consumed; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON TABLE outbox.consumed IS 'What outbox.once remembers.';
+
+-- Name: COLUMN consumed.consumer; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.consumed.consumer IS 'Who did it.';
+
+-- Name: COLUMN consumed.key; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.consumed.key IS 'What was done.';
+
+-- Name: COLUMN consumed.expires_at; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.consumed.expires_at IS 'When it is forgotten.';
+
 -- Name: dedup; Type: TABLE; Schema: outbox; Owner: -
 
 CREATE TABLE outbox.dedup (
@@ -1626,6 +2169,26 @@ CREATE TABLE outbox.dedup (
     event_id bigint NOT NULL,
     expires_at timestamp with time zone NOT NULL
 );
+
+-- Name: TABLE dedup; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON TABLE outbox.dedup IS 'The dedup keys within their window.';
+
+-- Name: COLUMN dedup.topic; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.dedup.topic IS 'Of the event.';
+
+-- Name: COLUMN dedup.dedup_key; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.dedup.dedup_key IS 'Of the event.';
+
+-- Name: COLUMN dedup.event_id; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.dedup.event_id IS 'The event that has it.';
+
+-- Name: COLUMN dedup.expires_at; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.dedup.expires_at IS 'From then on it may come again.';
 
 -- Name: delivery; Type: VIEW; Schema: outbox; Owner: -
 
@@ -1683,6 +2246,58 @@ UNION ALL
           WHERE ((d.event_id = e.id) AND (d.handler = h.name))))) AND (NOT (EXISTS ( SELECT
            FROM outbox.open o
           WHERE ((o.event_id = e.id) AND (o.handler = h.name))))));
+
+-- Name: VIEW delivery; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON VIEW outbox.delivery IS 'Every delivery and its state. Filter by event_id or handler.';
+
+-- Name: COLUMN delivery.event_id; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.delivery.event_id IS 'The event.';
+
+-- Name: COLUMN delivery.handler; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.delivery.handler IS 'The handler.';
+
+-- Name: COLUMN delivery.topic; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.delivery.topic IS 'Of the event.';
+
+-- Name: COLUMN delivery.key; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.delivery.key IS 'Of the event.';
+
+-- Name: COLUMN delivery.state; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.delivery.state IS 'pending, a state of outbox.open, or an outcome of outbox.done.';
+
+-- Name: COLUMN delivery.attempts; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.delivery.attempts IS 'Attempts that have begun.';
+
+-- Name: COLUMN delivery.due_at; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.delivery.due_at IS 'When it goes on.';
+
+-- Name: COLUMN delivery.started_at; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.delivery.started_at IS 'When the last attempt began.';
+
+-- Name: COLUMN delivery.finished_at; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.delivery.finished_at IS 'When it ended.';
+
+-- Name: COLUMN delivery.last_error; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.delivery.last_error IS 'Why the last attempt failed.';
+
+-- Name: COLUMN delivery.progress; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.delivery.progress IS 'What a running attempt said last.';
+
+-- Name: COLUMN delivery.result; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.delivery.result IS 'What it answered.';
 
 -- Name: done_default; Type: TABLE; Schema: outbox; Owner: -
 
@@ -1947,6 +2562,64 @@ CREATE TABLE outbox.event_p4000000 (
     CONSTRAINT topic_is_dotted_words_of_letters_digits_underscore_colon_dash CHECK ((topic ~ '^[A-Za-z0-9_:-]+(\.[A-Za-z0-9_:-]+)*$'::text))
 );
 
+-- Name: failed; Type: VIEW; Schema: outbox; Owner: -
+
+CREATE VIEW outbox.failed AS
+ SELECT a.handler,
+    a.outcome,
+    count(*) AS attempts,
+    count(DISTINCT a.event_id) AS events,
+    max(a.finished_at) AS last_at,
+    max(a.event_id) AS last_event_id,
+    (array_agg(a.error ORDER BY a.finished_at DESC))[1] AS last_error
+   FROM ( SELECT t.event_id,
+            t.handler,
+            t.attempt,
+            t.started_at,
+            t.finished_at,
+            t.outcome,
+            t.error,
+            t.response
+           FROM outbox.attempt t
+          WHERE ((t.finished_at >= date_trunc('day'::text, now())) AND (t.outcome = ANY (ARRAY['retry'::text, 'unreachable'::text, 'dead'::text, 'lost'::text, 'paused'::text])))
+          ORDER BY t.finished_at DESC
+         LIMIT 10000) a
+  GROUP BY a.handler, a.outcome, (regexp_replace(split_part(a.error, '
+'::text, 1), '[0-9]+'::text, '#'::text, 'g'::text))
+  ORDER BY (count(*)) DESC;
+
+-- Name: VIEW failed; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON VIEW outbox.failed IS 'What failed today and why, by handler and error, the most frequent first: SELECT * FROM outbox.failed.';
+
+-- Name: COLUMN failed.handler; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.failed.handler IS 'The handler.';
+
+-- Name: COLUMN failed.outcome; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.failed.outcome IS 'As in outbox.attempt.';
+
+-- Name: COLUMN failed.attempts; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.failed.attempts IS 'How many.';
+
+-- Name: COLUMN failed.events; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.failed.events IS 'Of how many events.';
+
+-- Name: COLUMN failed.last_at; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.failed.last_at IS 'When the last of them ended.';
+
+-- Name: COLUMN failed.last_event_id; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.failed.last_event_id IS 'The newest event among them: outboxd show ID.';
+
+-- Name: COLUMN failed.last_error; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.failed.last_error IS 'The error of the last of them.';
+
 -- Name: flow; Type: VIEW; Schema: outbox; Owner: -
 
 CREATE VIEW outbox.flow AS
@@ -2008,6 +2681,54 @@ CREATE VIEW outbox.flow AS
                    FROM outbox.open o
                   WHERE ((o.event_id = f.event_id) AND (o.flow = f.flow))) x) s);
 
+-- Name: VIEW flow; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON VIEW outbox.flow IS 'The instances of flows: where each stands. Filter by event_id, or by state and flow.';
+
+-- Name: COLUMN flow.event_id; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.flow.event_id IS 'The event that it began with.';
+
+-- Name: COLUMN flow.flow; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.flow.flow IS 'The flow.';
+
+-- Name: COLUMN flow.state; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.flow.state IS 'running, compensating, dead, done, compensated, discarded or cancelled.';
+
+-- Name: COLUMN flow.version; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.flow.version IS 'The definition that it goes by.';
+
+-- Name: COLUMN flow.topic; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.flow.topic IS 'Of the event.';
+
+-- Name: COLUMN flow.key; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.flow.key IS 'Of the event.';
+
+-- Name: COLUMN flow.last_error; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.flow.last_error IS 'Why it is dead or undone.';
+
+-- Name: COLUMN flow.stands_at; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.flow.stands_at IS 'The steps that have not ended.';
+
+-- Name: COLUMN flow.steps; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.flow.steps IS 'Its steps and compensations: state, attempts, times, result or error.';
+
+-- Name: COLUMN flow.created_at; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.flow.created_at IS 'Of the event.';
+
+-- Name: COLUMN flow.finished_at; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.flow.finished_at IS 'When it ended.';
+
 -- Name: flow_version; Type: TABLE; Schema: outbox; Owner: -
 
 CREATE TABLE outbox.flow_version (
@@ -2018,6 +2739,30 @@ CREATE TABLE outbox.flow_version (
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     CONSTRAINT on_dead_step_is_compensate_or_hold CHECK ((on_dead_step = ANY (ARRAY['compensate'::text, 'hold'::text])))
 );
+
+-- Name: TABLE flow_version; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON TABLE outbox.flow_version IS 'The definitions of flows: an instance ends by the one that it began with.';
+
+-- Name: COLUMN flow_version.flow; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.flow_version.flow IS 'The flow.';
+
+-- Name: COLUMN flow_version.version; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.flow_version.version IS 'From 1.';
+
+-- Name: COLUMN flow_version.steps; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.flow_version.steps IS 'Its steps: name, after, and when each is compensated.';
+
+-- Name: COLUMN flow_version.on_dead_step; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.flow_version.on_dead_step IS 'compensate or hold.';
+
+-- Name: COLUMN flow_version.created_at; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.flow_version.created_at IS 'When it was first configured.';
 
 -- Name: installation; Type: TABLE; Schema: outbox; Owner: -
 
@@ -2035,6 +2780,42 @@ CREATE TABLE outbox.installation (
     CONSTRAINT there_is_one_row CHECK (singleton)
 );
 
+-- Name: TABLE installation; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON TABLE outbox.installation IS 'What this installation is; one row.';
+
+-- Name: COLUMN installation.singleton; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.installation.singleton IS 'There is one row.';
+
+-- Name: COLUMN installation.id; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.installation.id IS 'A part of every idempotency key.';
+
+-- Name: COLUMN installation.system_identifier; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.installation.system_identifier IS 'The cluster in which the positions mean something.';
+
+-- Name: COLUMN installation.timeline; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.installation.timeline IS 'And its timeline: another one is a restore or a failover.';
+
+-- Name: COLUMN installation.rebuilt_id; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.installation.rebuilt_id IS 'Events up to this id were read again after a restore or a failover.';
+
+-- Name: COLUMN installation.dedup_window; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.installation.dedup_window IS 'How long a dedup key is remembered.';
+
+-- Name: COLUMN installation.once_window; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.installation.once_window IS 'How long outbox.once remembers.';
+
+-- Name: COLUMN installation.created_at; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.installation.created_at IS 'When the schema was made.';
+
 -- Name: newest_position; Type: VIEW; Schema: outbox; Owner: -
 
 CREATE VIEW outbox.newest_position AS
@@ -2049,6 +2830,26 @@ CREATE VIEW outbox.newest_position AS
           ORDER BY "position".n DESC
          LIMIT 1) p ON (true))
   WHERE (h.flow IS NULL);
+
+-- Name: VIEW newest_position; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON VIEW outbox.newest_position IS 'How far each handler has come.';
+
+-- Name: COLUMN newest_position.handler; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.newest_position.handler IS 'The handler.';
+
+-- Name: COLUMN newest_position.absent; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.newest_position.absent IS 'It has left the configuration.';
+
+-- Name: COLUMN newest_position.paused; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.newest_position.paused IS 'Nothing begins.';
+
+-- Name: COLUMN newest_position."position"; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.newest_position."position" IS 'As in outbox.position.';
 
 -- Name: open_n_seq; Type: SEQUENCE; Schema: outbox; Owner: -
 
@@ -2091,6 +2892,190 @@ CREATE TABLE outbox.schedule (
     ticked_at timestamp with time zone NOT NULL,
     next_at timestamp with time zone
 );
+
+-- Name: TABLE schedule; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON TABLE outbox.schedule IS 'The schedules of the configuration.';
+
+-- Name: COLUMN schedule.name; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.schedule.name IS 'As in the configuration.';
+
+-- Name: COLUMN schedule.cron; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.schedule.cron IS 'When it ticks.';
+
+-- Name: COLUMN schedule.timezone; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.schedule.timezone IS 'Where.';
+
+-- Name: COLUMN schedule.topic; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.schedule.topic IS 'The topic of its events.';
+
+-- Name: COLUMN schedule.ticked_at; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.schedule.ticked_at IS 'When it ticked last.';
+
+-- Name: COLUMN schedule.next_at; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.schedule.next_at IS 'When it ticks next.';
+
+-- Name: slow; Type: VIEW; Schema: outbox; Owner: -
+
+CREATE VIEW outbox.slow AS
+ SELECT d.handler,
+    count(*) AS deliveries,
+    percentile_cont((0.5)::double precision) WITHIN GROUP (ORDER BY x.ran) AS ran_p50,
+    percentile_cont((0.99)::double precision) WITHIN GROUP (ORDER BY x.ran) AS ran_p99,
+    percentile_cont((0.5)::double precision) WITHIN GROUP (ORDER BY x.waited) AS waited_p50,
+    percentile_cont((0.99)::double precision) WITHIN GROUP (ORDER BY x.waited) AS waited_p99,
+    (array_agg(d.event_id ORDER BY x.ran DESC))[1] AS slowest_event_id
+   FROM ((( SELECT n.event_id,
+            n.handler,
+            n.started_at,
+            n.finished_at
+           FROM outbox.done n
+          WHERE (n.started_at IS NOT NULL)
+          ORDER BY n.event_id DESC
+         LIMIT 10000) d
+     CROSS JOIN LATERAL ( SELECT GREATEST(e_1.created_at, e_1.due_at) AS since
+           FROM outbox.event e_1
+          WHERE (e_1.id = d.event_id)
+         LIMIT 1) e)
+     CROSS JOIN LATERAL ( SELECT (EXTRACT(epoch FROM (d.finished_at - d.started_at)))::double precision AS ran,
+            (GREATEST((0)::numeric, EXTRACT(epoch FROM (d.started_at - e.since))))::double precision AS waited) x)
+  GROUP BY d.handler
+  ORDER BY (percentile_cont((0.99)::double precision) WITHIN GROUP (ORDER BY x.ran)) DESC;
+
+-- Name: VIEW slow; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON VIEW outbox.slow IS 'How long attempts ran and deliveries waited, by handler, among the newest 10,000 that have ended: SELECT * FROM outbox.slow.';
+
+-- Name: COLUMN slow.handler; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.slow.handler IS 'The handler.';
+
+-- Name: COLUMN slow.deliveries; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.slow.deliveries IS 'How many were looked at.';
+
+-- Name: COLUMN slow.ran_p50; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.slow.ran_p50 IS 'Seconds that the last attempt took, the median.';
+
+-- Name: COLUMN slow.ran_p99; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.slow.ran_p99 IS 'The same, exceeded by one of a hundred.';
+
+-- Name: COLUMN slow.waited_p50; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.slow.waited_p50 IS 'Seconds from the creation, or since it was due, to that attempt, the median.';
+
+-- Name: COLUMN slow.waited_p99; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.slow.waited_p99 IS 'The same, exceeded by one of a hundred.';
+
+-- Name: COLUMN slow.slowest_event_id; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.slow.slowest_event_id IS 'The event whose attempt took longest.';
+
+-- Name: stuck; Type: VIEW; Schema: outbox; Owner: -
+
+CREATE VIEW outbox.stuck AS
+ SELECT h.name AS handler,
+    s.why,
+    s.deliveries,
+    s.event_id,
+    s.since,
+    s.detail
+   FROM (outbox.handler h
+     CROSS JOIN LATERAL ( SELECT 'paused'::text AS why,
+            NULL::bigint AS deliveries,
+            NULL::bigint AS event_id,
+            h.paused_at AS since,
+            concat_ws(': '::text, ('by '::text || h.paused_by), h.pause_reason) AS detail
+          WHERE ((h.paused_at IS NOT NULL) AND COALESCE((h.paused_until > now()), true))
+        UNION ALL
+         SELECT 'breaker open'::text,
+            NULL::bigint,
+            NULL::bigint,
+            h.breaker_since,
+            h.breaker_error
+          WHERE (h.breaker = 'open'::text)
+        UNION ALL
+         SELECT x.state,
+            ( SELECT count(*) AS count
+                   FROM ( SELECT
+                           FROM outbox.open o
+                          WHERE ((o.state = x.state) AND (o.handler = h.name))
+                         LIMIT 10000) c) AS count,
+            f.event_id,
+            f.updated_at,
+            f.last_error
+           FROM (( VALUES ('dead'::text), ('blocked'::text)) x(state)
+             CROSS JOIN LATERAL ( SELECT o.event_id,
+                    o.updated_at,
+                    o.last_error
+                   FROM outbox.open o
+                  WHERE ((o.state = x.state) AND (o.handler = h.name))
+                  ORDER BY o.updated_at
+                 LIMIT 1) f)
+        UNION ALL
+         SELECT 'overdue'::text,
+            ( SELECT count(*) AS count
+                   FROM ( SELECT
+                           FROM outbox.open o
+                          WHERE ((o.handler = h.name) AND (o.due_at < (now() - '00:01:00'::interval)))
+                         LIMIT 10000) c) AS count,
+            f.event_id,
+            f.due_at,
+            f.last_error
+           FROM ( SELECT o.event_id,
+                    o.due_at,
+                    o.last_error
+                   FROM outbox.open o
+                  WHERE ((o.handler = h.name) AND (o.due_at < (now() - '00:01:00'::interval)))
+                  ORDER BY o.due_at
+                 LIMIT 1) f
+        UNION ALL
+         SELECT 'running'::text,
+            count(*) AS count,
+            (array_agg(o.event_id ORDER BY o.started_at))[1] AS array_agg,
+            min(o.started_at) AS min,
+            NULL::text
+           FROM outbox.open o
+          WHERE ((o.state = 'running'::text) AND (o.handler = h.name) AND (o.started_at < (now() - '00:10:00'::interval)))
+         HAVING (count(*) > 0)) s)
+  ORDER BY s.since;
+
+-- Name: VIEW stuck; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON VIEW outbox.stuck IS 'What holds handlers up, the longest first: SELECT * FROM outbox.stuck.';
+
+-- Name: COLUMN stuck.handler; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.stuck.handler IS 'The handler.';
+
+-- Name: COLUMN stuck.why; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.stuck.why IS 'paused, breaker open, dead, blocked, overdue (by a minute) or running (for ten minutes).';
+
+-- Name: COLUMN stuck.deliveries; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.stuck.deliveries IS 'How many, counted up to 10,000; null: whatever comes.';
+
+-- Name: COLUMN stuck.event_id; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.stuck.event_id IS 'The one that has been so for longest: outboxd show ID.';
+
+-- Name: COLUMN stuck.since; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.stuck.since IS 'Since when.';
+
+-- Name: COLUMN stuck.detail; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.stuck.detail IS 'The error, or by whom and why.';
 
 -- Name: done_default; Type: TABLE ATTACH; Schema: outbox; Owner: -
 
@@ -2265,6 +3250,10 @@ ALTER TABLE ONLY outbox.refinery_schema_history
 ALTER TABLE ONLY outbox.schedule
     ADD CONSTRAINT schedule_pkey PRIMARY KEY (name);
 
+-- Name: attempt_finished; Type: INDEX; Schema: outbox; Owner: -
+
+CREATE INDEX attempt_finished ON outbox.attempt USING btree (finished_at);
+
 -- Name: consumed_expires; Type: INDEX; Schema: outbox; Owner: -
 
 CREATE INDEX consumed_expires ON outbox.consumed USING btree (expires_at);
@@ -2339,7 +3328,7 @@ CREATE INDEX open_key ON outbox.open USING btree (handler, key, n) WHERE (key IS
 
 -- Name: open_state; Type: INDEX; Schema: outbox; Owner: -
 
-CREATE INDEX open_state ON outbox.open USING btree (state, handler, event_id) WHERE (state = ANY (ARRAY['running'::text, 'dead'::text]));
+CREATE INDEX open_state ON outbox.open USING btree (state, handler, updated_at);
 
 -- Name: position_newest; Type: INDEX; Schema: outbox; Owner: -
 
@@ -2657,6 +3646,10 @@ REVOKE ALL ON FUNCTION outbox.related(event_id bigint) FROM PUBLIC;
 -- Name: FUNCTION remember_dedup_key(); Type: ACL; Schema: outbox; Owner: -
 
 REVOKE ALL ON FUNCTION outbox.remember_dedup_key() FROM PUBLIC;
+
+-- Name: FUNCTION replay(handler text, topic text, key text, since timestamp with time zone, until timestamp with time zone, from_id bigint, to_id bigint, reason text, per_second double precision, dry_run boolean, most integer); Type: ACL; Schema: outbox; Owner: -
+
+REVOKE ALL ON FUNCTION outbox.replay(handler text, topic text, key text, since timestamp with time zone, until timestamp with time zone, from_id bigint, to_id bigint, reason text, per_second double precision, dry_run boolean, most integer) FROM PUBLIC;
 
 -- Name: FUNCTION resume(handler text); Type: ACL; Schema: outbox; Owner: -
 

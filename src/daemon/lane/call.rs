@@ -106,6 +106,14 @@ impl Lane {
         self.queue.values().filter_map(first).min().map(|since| since + batch.wait)
     }
 
+    /// When the oldest of those that could begin was created, as far as they are at the head of a queue, in µs since 1970.
+    #[must_use]
+    pub fn oldest(&self) -> Option<i64> {
+        let first =
+            |queued: &VecDeque<Ticket>| Some(self.deliveries.get(queued.front()?)?.event.created_at.as_microsecond());
+        self.queue.values().chain([&self.due_queue]).filter_map(first).min()
+    }
+
     /// Begins a call with this delivery, unless it has expired.
     pub(super) fn begin(&mut self, ticket: Ticket, now: Instant, steps: &mut Vec<Step>) {
         let Some(stage) = self.admit(ticket, None, now, steps) else { return };

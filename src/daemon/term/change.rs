@@ -40,7 +40,10 @@ impl Term<'_> {
             self.hosts.entry(Arc::clone(host)).or_insert_with(made);
         }
         let series = self.context.metrics.handler(&spec.name);
-        self.slots.insert(id, Slot { spec, lane, gate, leaving: false, stored: checkpoint.clone(), series });
+        self.slots.insert(
+            id,
+            Slot { spec, lane, gate, newest: None, goes_on: false, leaving: false, stored: checkpoint.clone(), series },
+        );
         self.routes.clear();
         self.flows.forget_lanes();
         id

@@ -9,6 +9,7 @@ use super::super::context::Part;
 use super::super::settle::Request;
 use super::super::write::LaneId;
 use super::{Slot, Term};
+use crate::metrics::Shown;
 use crate::observe::Observation;
 use crate::outcome::Fault;
 use crate::store::registry::Pause;
@@ -167,9 +168,17 @@ impl Term<'_> {
 
     /// Shows what is so now, whatever has made it so.
     pub(super) fn show(&self, now: Instant) {
-        for slot in self.slots.values() {
+        for (&id, slot) in &self.slots {
             if let Some(series) = &slot.series {
-                series.show(slot.lane.running(), self.is_broken(slot), slot.gate.is_paused(now));
+                series.show(&Shown {
+                    running: slot.lane.running(),
+                    queued: slot.lane.waiting(),
+                    oldest: slot.lane.oldest(),
+                    read_to: slot.newest.filter(|_| slot.goes_on || self.tail.is_behind(id)),
+                    behind: self.tail.head().xmax().saturating_sub(slot.lane.position().xmax()),
+                    broken: self.is_broken(slot),
+                    paused: slot.gate.is_paused(now),
+                });
             }
         }
         self.context.health.waits_for_an_answer(self.may_be_deposed(now));

@@ -39,7 +39,7 @@ use super::settle::{self, Reply, Request};
 use super::tail::Tail;
 use super::write::{LaneId, Ticket};
 use crate::callback::CallbackKey;
-use crate::metrics::Series;
+use crate::metrics::{Series, Shown};
 use crate::observe::Observation;
 use crate::outcome::Outcome;
 use crate::store::registry::{Beginning, Checkpoint};
@@ -89,6 +89,9 @@ struct Slot {
     spec: HandlerSpec,
     lane: Lane,
     gate: Gate,
+    /// The newest event that was read for it, and whether the log went on behind that.
+    newest: Option<i64>,
+    goes_on: bool,
     /// It left the configuration: it ends what runs and goes.
     leaving: bool,
     /// What was stored last.
@@ -101,7 +104,7 @@ impl Drop for Slot {
     /// A handler that no term runs has nothing in flight and no breaker.
     fn drop(&mut self) {
         if let Some(series) = &self.series {
-            series.show(0, false, false);
+            series.show(&Shown::default());
         }
     }
 }

@@ -71,6 +71,7 @@ impl Term<'_> {
                 let events = page.events.len();
                 self.heard(now, events, page.snapshot.as_ref(), was_asleep);
                 let cursor = page.cursor.clone();
+                let (newest, goes_on) = (newest(&page), page.full);
                 self.offer(page, &settled, &lanes, now);
                 self.dirty |= events > 0;
                 let position = self.tail.read_head(cursor).clone();
@@ -78,6 +79,8 @@ impl Term<'_> {
                     // One that is leaving was offered nothing.
                     if let Some(slot) = self.slots.get_mut(&lane).filter(|slot| !slot.leaving) {
                         slot.lane.close_window(&position);
+                        slot.newest = slot.newest.max(newest);
+                        slot.goes_on = goes_on;
                     }
                 }
             }
@@ -86,11 +89,13 @@ impl Term<'_> {
                     self.context.observer.tell(&Observation::PageRead { events: page.events.len() });
                 }
                 let cursor = page.cursor.clone();
+                let newest = newest(&page);
                 self.offer(page, &settled, &[lane], now);
                 let (position, caught_up) = self.tail.read_behind(lane, cursor);
                 self.dirty = true;
                 if let Some(slot) = self.slots.get_mut(&lane).filter(|slot| !slot.leaving) {
                     slot.lane.close_window(&position);
+                    slot.newest = slot.newest.max(newest);
                     if caught_up {
                         let handler = Arc::clone(&slot.spec.name);
                         self.context.observer.tell(&Observation::CaughtUp { handler });
@@ -138,6 +143,11 @@ impl Term<'_> {
         }
         self.take(steps);
     }
+}
+
+/// The highest id of a page.
+fn newest(page: &Page) -> Option<i64> {
+    page.events.iter().map(|logged| logged.event.id.0).max()
 }
 
 /// The lanes that want a topic, remembered.

@@ -65,6 +65,12 @@ impl Scrape {
         value.unwrap_or_else(|| panic!("{series} is not among {:#?}", self.values.keys())).parse().unwrap()
     }
 
+    /// The same of one that is no whole number.
+    #[track_caller]
+    pub(crate) fn float(&self, series: &str) -> f64 {
+        self.values.get(series).unwrap_or_else(|| panic!("{series} is not there")).parse().unwrap()
+    }
+
     /// The value of a handler's series.
     #[track_caller]
     pub(crate) fn of_handler(&self, name: &str, handler: &str) -> u64 {
