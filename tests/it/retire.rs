@@ -213,8 +213,12 @@ async fn a_transaction_that_holds_an_id_of_an_old_partition_keeps_it_and_is_deli
     assert_eq!((receipts.events().first(), receipts.repeated()), (Some(&1), 0));
     running.stop().await;
     days_pass(&session, 30).await;
-    janitor.round(WEEK).await;
-    assert!(log(&session).await.is_empty() && !partitions(&session).await.contains(&0));
+    // A vacuum may hold the partition for a moment: then it goes in the next round.
+    until("the partition has gone", async || {
+        janitor.round(WEEK).await;
+        log(&session).await.is_empty() && !partitions(&session).await.contains(&0)
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
