@@ -199,6 +199,11 @@ CREATE TABLE outbox.handler (
     paused_until timestamptz,
     paused_by    text,
     pause_reason text,
+    -- Limits that count instead of those in the configuration; null: those do.
+    limit_concurrency integer,
+    limit_rate        text,
+    limited_at        timestamptz,
+    limited_by        text,
     -- Open: the target cannot be reached, or fails; nothing is sent but probes.
     breaker       text        NOT NULL DEFAULT 'closed',
     breaker_since timestamptz,
@@ -206,6 +211,9 @@ CREATE TABLE outbox.handler (
     updated_at  timestamptz NOT NULL DEFAULT now(),
     CONSTRAINT ordered_is_block_or_skip CHECK (ordered IN ('block', 'skip')),
     CONSTRAINT what_is_merged_is_ordered_and_skips CHECK (NOT "coalesce" OR ordered = 'skip'),
+    CONSTRAINT limit_concurrency_is_1_to_1000 CHECK (limit_concurrency BETWEEN 1 AND 1000),
+    CONSTRAINT limit_rate_is_1_to_100000_in_a_second_minute_or_hour
+        CHECK (limit_rate ~ '^[1-9][0-9]{0,5}/[smh]$' AND split_part(limit_rate, '/', 1)::integer <= 100000),
     CONSTRAINT breaker_is_closed_or_open CHECK (breaker IN ('closed', 'open')),
     CONSTRAINT pause_reason_is_at_most_4_kibibytes CHECK (octet_length(pause_reason) <= 4096),
     CONSTRAINT name_is_1_to_63_letters_digits_underscores_dashes CHECK (name ~ '^[A-Za-z0-9_-]{1,63}(/[A-Za-z0-9_-]{1,63}(/compensate)?)?$'),

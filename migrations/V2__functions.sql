@@ -204,6 +204,7 @@ CREATE VIEW outbox.backlog AS
 SELECT h.name AS handler, h.kind, h.absent,
        h.paused_at IS NOT NULL AND coalesce(h.paused_until > now(), true) AS paused,
        h.paused_at, h.paused_until, h.paused_by, h.pause_reason, h.breaker, h.breaker_since, h.breaker_error,
+       h.limit_concurrency, h.limit_rate, h.limited_at, h.limited_by,
        coalesce(p.pending, 0) AS pending,
        coalesce(o.scheduled, 0) AS scheduled, coalesce(o.retrying, 0) AS retrying, coalesce(o.running, 0) AS running,
        coalesce(o.waiting, 0) AS waiting, coalesce(o.blocked, 0) AS blocked, coalesce(o.dead, 0) AS dead,

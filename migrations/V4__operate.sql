@@ -394,6 +394,27 @@ BEGIN
 END
 $$;
 
+-- Lets other limits count for a handler than those in its configuration, from the next moment on and until they are taken back, which
+-- null does: so many attempts at the same time, and so many in a second, a minute or an hour ('50/s', '10/m', '1000/h'). What runs goes
+-- on. Returns whether there is such a handler.
+CREATE FUNCTION outbox.set_limits(handler text, concurrency integer DEFAULT NULL, rate text DEFAULT NULL) RETURNS boolean
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    none boolean := set_limits.concurrency IS NULL AND set_limits.rate IS NULL;
+BEGIN
+    UPDATE outbox.handler AS h SET limit_concurrency = set_limits.concurrency, limit_rate = set_limits.rate,
+        limited_at = CASE WHEN none THEN NULL ELSE clock_timestamp() END, limited_by = CASE WHEN none THEN NULL ELSE session_user END
+    WHERE h.name = set_limits.handler;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    PERFORM pg_notify('outbox', '');
+    RETURN true;
+END
+$$;
+
 -- Says that an attempt is alive, and how far it is. Its time-out begins again, up to the handler's max_timeout. Returns false
 -- when the row is not there: the attempt was taken away, or is so young that it has none.
 CREATE FUNCTION outbox.heartbeat(event_id bigint, handler text, attempt integer, progress jsonb DEFAULT NULL) RETURNS boolean

@@ -2,12 +2,13 @@
 -- done by hand meanwhile: which handlers are paused, which deliveries were cancelled.
 -- $1 text[]: handlers   $2 bigint[]: free slots of each, 0 allowed
 -- Result: rows of three kinds. `handler`: one for each; due_in are the seconds until its next delivery is due (null: none is;
--- negative: one is due and had no slot), resumes_in those until its pause is over, snapshot is this statement's own. `claimed` and `unanswered`: a delivery whose
+-- negative: one is due and had no slot), resumes_in those until its pause is over, limit_concurrency and limit_rate those that count instead of the configured ones,
+-- snapshot is this statement's own. `claimed` and `unanswered`: a delivery whose
 -- attempt begins, and one that waited for an answer in vain; `alone` when no other row holds its key. `cancelled`: its attempt, if
 -- one runs, must end; the row is gone. `cancelled_flow`: an instance that had no row; told again until outbox.begin_flow has seen to it.
 WITH want AS (
     SELECT w.handler, w.slots, h.ordered, coalesce(h.paused_at IS NOT NULL AND coalesce(h.paused_until > now(), true), false) AS paused,
-           extract(epoch FROM h.paused_until - now())::double precision AS resumes_in
+           extract(epoch FROM h.paused_until - now())::double precision AS resumes_in, h.limit_concurrency, h.limit_rate
     FROM unnest($1::text[], $2::bigint[]) AS w (handler, slots)
     LEFT JOIN outbox.handler h ON h.name = w.handler
 ), cancelled AS (
@@ -61,14 +62,14 @@ SELECT 'handler' AS what, w.handler, w.paused, w.resumes_in,
        NULL::bigint AS event_id, NULL::integer AS attempt, NULL::integer AS failures, NULL::text AS topic, NULL::text AS key,
        NULL::jsonb AS payload, NULL::jsonb AS headers, NULL::timestamptz AS created_at, NULL::double precision AS expires_in,
        NULL::boolean AS alone, NULL::integer AS polls, NULL::double precision AS answer_in, NULL::jsonb AS results,
-       pg_current_snapshot()::text AS snapshot
+       pg_current_snapshot()::text AS snapshot, w.limit_concurrency, w.limit_rate
 FROM want w
 UNION ALL
-SELECT what, handler, NULL, NULL, NULL, event_id, attempt, failures, topic, key, payload, headers, created_at, expires_in, alone, polls, answer_in, results, NULL
+SELECT what, handler, NULL, NULL, NULL, event_id, attempt, failures, topic, key, payload, headers, created_at, expires_in, alone, polls, answer_in, results, NULL, NULL, NULL
 FROM claimed
 UNION ALL
-SELECT 'cancelled', handler, NULL, NULL, NULL, event_id, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
+SELECT 'cancelled', handler, NULL, NULL, NULL, event_id, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
 FROM cancelled
 UNION ALL
-SELECT 'cancelled_flow', handler, NULL, NULL, NULL, event_id, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
+SELECT 'cancelled_flow', handler, NULL, NULL, NULL, event_id, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
 FROM outbox.cancelling WHERE flow

@@ -3,7 +3,7 @@
 -- Result: the oldest five; `kind`, `name` (a pid, a gid, a slot), who it is, the age in seconds (null: unknown) and in transactions.
 SELECT * FROM (
     SELECT 'session' AS kind, a.pid::text AS name,
-           format('%s, %s, %s', nullif(a.application_name, ''), a.usename, a.state) AS who,
+           concat_ws(', ', nullif(a.application_name, ''), a.usename, a.state) AS who,
            extract(epoch FROM clock_timestamp() - coalesce(a.xact_start, a.query_start))::double precision AS seconds,
            greatest(age(a.backend_xmin), age(a.backend_xid))::bigint AS transactions
     FROM pg_stat_activity a

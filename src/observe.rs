@@ -71,6 +71,8 @@ pub enum Observation {
     Paused { handler: Arc<str>, reason: String },
     /// A handler's pause is over.
     Resumed { handler: Arc<str> },
+    /// Other limits count than the configured ones, or those again: so many attempts at the same time, and in a time.
+    Limited { handler: Arc<str>, concurrency: Option<usize>, rate: Option<String> },
     /// A delivery was given up.
     Dead { event: EventId, handler: Arc<str>, attempt: u32, error: String },
     /// A delivery expired before it ran.
@@ -245,6 +247,7 @@ impl Observation {
             Self::BreakerClosed { handler } => info!(%handler, "breaker closed: its target is there again"),
             Self::Paused { handler, reason } => warn!(%handler, reason, "paused; `outboxd resume` goes on"),
             Self::Resumed { handler } => info!(%handler, "resumed"),
+            Self::Limited { handler, concurrency, rate } => info!(%handler, concurrency, rate, "limits set by hand"),
             Self::Hiccup { doing, error } => warn!(doing, error, "failed, will try again"),
             Self::Notice { text } => warn!("{text}"),
             _ => {}

@@ -14,6 +14,7 @@ mod events;
 mod failure;
 mod findings;
 mod forget;
+mod limit;
 mod manual;
 mod migrate;
 mod output;
@@ -99,6 +100,8 @@ enum Verb {
     Pause(pause::Pause),
     /// End a handler's pause
     Resume(pause::Resume),
+    /// Let other limits count for a handler than the configured ones
+    Limit(limit::Limit),
     /// Measure how fast it is here, beside what is possible here
     Bench(bench::Bench),
     /// The processes of the bench
@@ -142,6 +145,7 @@ impl Cli {
                 Verb::Cancel(cancel) => cancel.run(&global).await,
                 Verb::Pause(pause) => pause.run(&global).await,
                 Verb::Resume(resume) => resume.run(&global).await,
+                Verb::Limit(limit) => limit.run(&global).await,
                 Verb::Forget(forget) => forget.run(&global).await,
                 Verb::Completions(completions) => completions.run(),
                 Verb::Man(man) => man.run(),

@@ -76,7 +76,8 @@ fn handlers(backlog: &[Backlog]) -> String {
         ]);
         columns
     };
-    let held: Vec<String> = backlog.iter().flat_map(|line| [paused(line), broken(line)]).flatten().collect();
+    let held: Vec<String> =
+        backlog.iter().flat_map(|line| [paused(line), broken(line), limited(line)]).flatten().collect();
     let held = if held.is_empty() { String::new() } else { format!("\n{}\n", held.join("\n")) };
     table(columns(None), backlog.iter().map(|line| columns(Some(line)))) + &held
 }
@@ -88,6 +89,15 @@ fn paused(line: &Backlog) -> Option<String> {
     let until = line.paused_until.map_or_else(|| "it is resumed".to_owned(), |until| format!("{until:.0}"));
     let reason = line.pause_reason.as_deref().map(|reason| format!(": {reason}")).unwrap_or_default();
     Some(format!("{} is paused since {since:.0}{by} until {until}{reason}", line.handler))
+}
+
+/// Which limits count instead of the configured ones.
+fn limited(line: &Backlog) -> Option<String> {
+    let since = line.limited_at?;
+    let concurrency = line.limit_concurrency.map(|count| format!("{count} at the same time"));
+    let limits: Vec<String> = concurrency.into_iter().chain(line.limit_rate.clone()).collect();
+    let by = line.limited_by.as_deref().map(|by| format!(" by {by}")).unwrap_or_default();
+    Some(format!("{} is limited to {} since {since:.0}{by}", line.handler, limits.join(", ")))
 }
 
 /// Since when a handler's target is not called, and why.

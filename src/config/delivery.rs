@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::reader::{Field, Reader, Table};
 use super::text::quote;
-use super::{BatchConfig, DeliveryConfig, OnDeadKey, Record, Start, duration, keys};
+use super::{BatchConfig, DeliveryConfig, OnDeadKey, RateLimit, Record, Start, duration, keys, rate};
 use crate::outcome::{Backoff, PollPolicy, RetryPolicy, SNOOZE_MIN};
 use crate::topic::Pattern;
 
@@ -31,6 +31,7 @@ pub(super) fn read_for(reader: &mut Reader<'_>, table: &Table<'_>, topics: Vec<P
     let mut delivery = DeliveryConfig::new(topics);
     let concurrency = reader.count(table, "concurrency");
     delivery.concurrency = concurrency.map_or(delivery.concurrency, usize::from);
+    delivery.rate = reader.field(table, "rate").and_then(|field| rate(reader, &field));
     timeouts(reader, table, &mut delivery);
     if let Some(field) = reader.field(table, "retry") {
         delivery.retry = retry(reader, &field);
@@ -172,6 +173,14 @@ fn poll(reader: &mut Reader<'_>, field: &Field<'_>) -> Option<PollPolicy> {
         reader.refuse(field, format!("{base} is longer than {max}; write `base` at most as long as `max`"));
     }
     Some(poll)
+}
+
+fn rate(reader: &mut Reader<'_>, field: &Field<'_>) -> Option<RateLimit> {
+    let text = reader.string(field, rate::RULE)?;
+    match text.parse() {
+        Ok(rate) => Some(rate),
+        Err(error) => reader.refused(field, error),
+    }
 }
 
 fn batch(reader: &mut Reader<'_>, field: &Field<'_>) -> Option<BatchConfig> {

@@ -14,6 +14,7 @@ mod kind;
 mod load;
 mod names;
 mod parse;
+mod rate;
 mod reader;
 mod schedule;
 mod syntax;
@@ -35,6 +36,7 @@ use crate::topic::Pattern;
 
 pub use duration::DurationError;
 pub use error::{Error, Errors, LoadError};
+pub use rate::{Period, RateLimit};
 
 /// The largest file that is read.
 pub const FILE_BYTES_MAX: u64 = 1_048_576;
@@ -171,6 +173,8 @@ pub struct DeliveryConfig {
     pub timeout: Duration,
     /// The longest an attempt may run that says so, longer than `timeout`; `None`: its word counts for nothing.
     pub max_timeout: Option<Duration>,
+    /// Attempts that begin in a time, those that run again included; `None`: as many as can.
+    pub rate: Option<RateLimit>,
     pub retry: RetryPolicy,
     /// How often it is asked again when it has answered "not yet"; `None`: only when its answer says when.
     pub poll: Option<PollPolicy>,
@@ -210,6 +214,7 @@ impl DeliveryConfig {
             concurrency: 8,
             timeout: Duration::from_secs(30),
             max_timeout: None,
+            rate: None,
             retry: RetryPolicy::default(),
             poll: None,
             callback: false,

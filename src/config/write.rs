@@ -110,6 +110,9 @@ fn write_called(out: &mut String, kind: &Kind, delivery: &DeliveryConfig, of_its
     let DeliveryConfig { concurrency, timeout, max_timeout, retry, poll, callback, record, breaker, .. } = delivery;
     write_kind(out, kind)?;
     writeln!(out, "concurrency = {concurrency}")?;
+    if let Some(rate) = delivery.rate {
+        writeln!(out, "rate = \"{rate}\"")?;
+    }
     writeln!(out, "timeout = \"{}\"", duration::format(*timeout))?;
     writeln!(out, "max_timeout = \"{}\"", duration::format(max_timeout.unwrap_or(*timeout)))?;
     write_retry(out, retry)?;

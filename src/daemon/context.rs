@@ -96,6 +96,7 @@ pub(super) fn registrations(specs: &[HandlerSpec]) -> Vec<Registration> {
             concurrency,
             timeout,
             max_timeout,
+            rate,
             retry,
             poll,
             callback,
@@ -122,6 +123,7 @@ pub(super) fn registrations(specs: &[HandlerSpec]) -> Vec<Registration> {
                 "concurrency": concurrency,
                 "timeout_seconds": timeout.as_secs_f64(),
                 "max_timeout_seconds": max_timeout.unwrap_or(*timeout).as_secs_f64(),
+                "rate": rate.map(|rate| rate.to_string()),
                 "retry": policy(retry),
                 "poll": poll.as_ref().map(|poll| serde_json::json!({
                     "base_seconds": poll.base.as_secs_f64(),

@@ -34,6 +34,11 @@ pub struct Backlog {
     pub breaker: String,
     pub breaker_since: Option<Timestamp>,
     pub breaker_error: Option<String>,
+    /// What counts instead of the configuration.
+    pub limit_concurrency: Option<i32>,
+    pub limit_rate: Option<String>,
+    pub limited_at: Option<Timestamp>,
+    pub limited_by: Option<String>,
 }
 
 /// One event in a list.
@@ -136,6 +141,10 @@ impl Store {
             breaker: row.get("breaker"),
             breaker_since: row.get("breaker_since"),
             breaker_error: row.get("breaker_error"),
+            limit_concurrency: row.get("limit_concurrency"),
+            limit_rate: row.get("limit_rate"),
+            limited_at: row.get("limited_at"),
+            limited_by: row.get("limited_by"),
         };
         Ok(rows.iter().map(line).collect())
     }

@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 
 use super::{Error, Store, sql};
+use crate::config::RateLimit;
 
 /// Which dead deliveries are meant; what is `None` lets everything pass.
 #[derive(Debug, Default)]
@@ -83,6 +84,17 @@ impl Store {
         let params: super::Params<'_> =
             &[handler, topic, key, since, until, from_id, to_id, reason, &rate, &dry_run, &most];
         Ok(self.query_one(sql!("replay"), params).await?.get(0))
+    }
+
+    /// Lets other limits count for a handler than the configured ones; whether there is such a handler.
+    pub async fn set_limits(
+        &self,
+        handler: &str,
+        concurrency: Option<i32>,
+        rate: Option<RateLimit>,
+    ) -> Result<bool, Error> {
+        let rate = rate.map(|rate| rate.to_string());
+        Ok(self.query_one(sql!("set_limits"), &[&handler, &concurrency, &rate]).await?.get(0))
     }
 
     /// Begins nothing more for a handler; whether there is such a handler.

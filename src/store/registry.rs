@@ -14,6 +14,7 @@ use uuid::Uuid;
 use super::log::seconds;
 use super::{Error, Store, failed, sql};
 use crate::callback::CallbackKey;
+use crate::config::RateLimit;
 use crate::event::KeyHash;
 use crate::snapshot::Snapshot;
 
@@ -74,10 +75,18 @@ pub struct Checkpoint {
 pub struct Beginning {
     pub checkpoint: Checkpoint,
     pub pause: Option<Pause>,
+    pub limits: Limits,
     /// The breaker of its target was open.
     pub broken: bool,
     /// The keys that rows in `outbox.open` hold, once for each row; empty for a handler that keeps no order.
     pub held: Vec<KeyHash>,
+}
+
+/// What counts instead of a handler's configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Limits {
+    pub concurrency: Option<usize>,
+    pub rate: Option<RateLimit>,
 }
 
 /// A handler is paused: nothing more begins.
@@ -206,7 +215,8 @@ impl Store {
                 let handler: &str = row.get("handler");
                 let checkpoint = Checkpoint { handler: handler.into(), position, finished: row.get("finished") };
                 let held = held.remove(handler).unwrap_or_default();
-                Ok(Beginning { checkpoint, pause: pause(row), broken: row.get("broken"), held })
+                let (pause, limits, broken) = (pause(row), limits(row), row.get("broken"));
+                Ok(Beginning { checkpoint, pause, limits, broken, held })
             })
             .collect()
     }
@@ -256,6 +266,14 @@ impl Store {
         let row = self.query_one(sql!("sql_handler_function"), &[&name]).await?;
         Ok(SqlFunction { found: row.get("found"), returns: row.get("returns"), allowed: row.get("allowed") })
     }
+}
+
+/// What counts instead of the configuration, as a row with `limit_concurrency` and `limit_rate` tells.
+pub(super) fn limits(row: &Row) -> Limits {
+    let concurrency = row.get::<_, Option<i32>>("limit_concurrency").and_then(|count| usize::try_from(count).ok());
+    // The table's CHECK lets nothing else in.
+    let rate = row.get::<_, Option<&str>>("limit_rate").and_then(|rate| rate.parse().ok());
+    Limits { concurrency, rate }
 }
 
 /// The pause that a row with `paused` and `resumes_in` tells.

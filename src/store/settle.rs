@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio_postgres::Row;
 
 use super::log::{event, seconds};
-use super::registry::{Pause, pause};
+use super::registry::{Limits, Pause, limits, pause};
 use super::{Error, Store, failed, sql};
 use crate::event::{Event, EventId};
 use crate::snapshot::Snapshot;
@@ -105,6 +105,7 @@ pub struct Standing {
     /// When the next delivery is due; zero when one is due already and had no slot.
     pub due_in: Option<Duration>,
     pub pause: Option<Pause>,
+    pub limits: Limits,
 }
 
 /// What a claim found.
@@ -247,7 +248,7 @@ impl Store {
 
 fn standing(row: &Row) -> Standing {
     let due_in = row.get::<_, Option<f64>>("due_in").map(seconds);
-    Standing { handler: row.get("handler"), due_in, pause: pause(row) }
+    Standing { handler: row.get("handler"), due_in, pause: pause(row), limits: limits(row) }
 }
 
 fn claimed(row: &Row, unanswered: bool) -> Result<Claimed, tokio_postgres::Error> {

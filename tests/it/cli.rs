@@ -77,6 +77,7 @@ async fn the_help_of_every_verb_is_the_one_that_was_reviewed() {
         "cancel",
         "pause",
         "resume",
+        "limit",
         "forget",
         "bench",
         "completions",

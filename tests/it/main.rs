@@ -34,6 +34,7 @@ mod key_model;
 mod key_order;
 mod lane;
 mod lifecycle;
+mod limits;
 mod locked;
 mod long_work;
 mod look;

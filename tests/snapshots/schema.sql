@@ -1369,6 +1369,26 @@ BEGIN
 END
 $$;
 
+-- Name: set_limits(text, integer, text); Type: FUNCTION; Schema: outbox; Owner: -
+
+CREATE FUNCTION outbox.set_limits(handler text, concurrency integer DEFAULT NULL::integer, rate text DEFAULT NULL::text) RETURNS boolean
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    none boolean := set_limits.concurrency IS NULL AND set_limits.rate IS NULL;
+BEGIN
+    UPDATE outbox.handler AS h SET limit_concurrency = set_limits.concurrency, limit_rate = set_limits.rate,
+        limited_at = CASE WHEN none THEN NULL ELSE clock_timestamp() END, limited_by = CASE WHEN none THEN NULL ELSE session_user END
+    WHERE h.name = set_limits.handler;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    PERFORM pg_notify('outbox', '');
+    RETURN true;
+END
+$$;
+
 -- Name: snooze(bigint, text, interval); Type: FUNCTION; Schema: outbox; Owner: -
 
 CREATE FUNCTION outbox.snooze(event_id bigint, handler text, after interval) RETURNS boolean
@@ -1801,11 +1821,17 @@ CREATE TABLE outbox.handler (
     paused_until timestamp with time zone,
     paused_by text,
     pause_reason text,
+    limit_concurrency integer,
+    limit_rate text,
+    limited_at timestamp with time zone,
+    limited_by text,
     breaker text DEFAULT 'closed'::text NOT NULL,
     breaker_since timestamp with time zone,
     breaker_error text,
     updated_at timestamp with time zone DEFAULT now() NOT NULL,
     CONSTRAINT breaker_is_closed_or_open CHECK ((breaker = ANY (ARRAY['closed'::text, 'open'::text]))),
+    CONSTRAINT limit_concurrency_is_1_to_1000 CHECK (((limit_concurrency >= 1) AND (limit_concurrency <= 1000))),
+    CONSTRAINT limit_rate_is_1_to_100000_in_a_second_minute_or_hour CHECK (((limit_rate ~ '^[1-9][0-9]{0,5}/[smh]$'::text) AND ((split_part(limit_rate, '/'::text, 1))::integer <= 100000))),
     CONSTRAINT name_is_1_to_63_letters_digits_underscores_dashes CHECK ((name ~ '^[A-Za-z0-9_-]{1,63}(/[A-Za-z0-9_-]{1,63}(/compensate)?)?$'::text)),
     CONSTRAINT only_a_step_has_no_topics CHECK (((cardinality(topics) = 0) = (flow IS NOT NULL))),
     CONSTRAINT ordered_is_block_or_skip CHECK ((ordered = ANY (ARRAY['block'::text, 'skip'::text]))),
@@ -1881,6 +1907,22 @@ COMMENT ON COLUMN outbox.handler.paused_by IS 'The role that paused it.';
 
 COMMENT ON COLUMN outbox.handler.pause_reason IS 'Why.';
 
+-- Name: COLUMN handler.limit_concurrency; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.handler.limit_concurrency IS 'Attempts at the same time, instead of the configured number (outbox.set_limits). Null: that counts.';
+
+-- Name: COLUMN handler.limit_rate; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.handler.limit_rate IS 'Attempts in a time, as 10/m, instead of the configured rate. Null: that counts.';
+
+-- Name: COLUMN handler.limited_at; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.handler.limited_at IS 'Since when.';
+
+-- Name: COLUMN handler.limited_by; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.handler.limited_by IS 'By whom.';
+
 -- Name: COLUMN handler.breaker; Type: COMMENT; Schema: outbox; Owner: -
 
 COMMENT ON COLUMN outbox.handler.breaker IS 'open: its target cannot be reached or fails, and nothing but probes is sent.';
@@ -1945,6 +1987,10 @@ CREATE VIEW outbox.backlog AS
     h.breaker,
     h.breaker_since,
     h.breaker_error,
+    h.limit_concurrency,
+    h.limit_rate,
+    h.limited_at,
+    h.limited_by,
     COALESCE(p.pending, (0)::bigint) AS pending,
     COALESCE(o.scheduled, (0)::bigint) AS scheduled,
     COALESCE(o.retrying, (0)::bigint) AS retrying,
@@ -2032,6 +2078,22 @@ COMMENT ON COLUMN outbox.backlog.breaker_since IS 'Since when.';
 -- Name: COLUMN backlog.breaker_error; Type: COMMENT; Schema: outbox; Owner: -
 
 COMMENT ON COLUMN outbox.backlog.breaker_error IS 'What failed.';
+
+-- Name: COLUMN backlog.limit_concurrency; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.backlog.limit_concurrency IS 'Attempts at the same time, instead of the configured number.';
+
+-- Name: COLUMN backlog.limit_rate; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.backlog.limit_rate IS 'Attempts in a time, instead of the configured rate.';
+
+-- Name: COLUMN backlog.limited_at; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.backlog.limited_at IS 'Since when.';
+
+-- Name: COLUMN backlog.limited_by; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.backlog.limited_by IS 'By whom.';
 
 -- Name: COLUMN backlog.pending; Type: COMMENT; Schema: outbox; Owner: -
 
@@ -3666,6 +3728,10 @@ REVOKE ALL ON FUNCTION outbox.retry_pause(retry jsonb, failures integer) FROM PU
 -- Name: FUNCTION ring(); Type: ACL; Schema: outbox; Owner: -
 
 REVOKE ALL ON FUNCTION outbox.ring() FROM PUBLIC;
+
+-- Name: FUNCTION set_limits(handler text, concurrency integer, rate text); Type: ACL; Schema: outbox; Owner: -
+
+REVOKE ALL ON FUNCTION outbox.set_limits(handler text, concurrency integer, rate text) FROM PUBLIC;
 
 -- Name: FUNCTION snooze(event_id bigint, handler text, after interval); Type: ACL; Schema: outbox; Owner: -
 

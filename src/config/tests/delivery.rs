@@ -142,6 +142,21 @@ poll = "5s"
 }
 
 #[test]
+fn a_rate_is_so_many_in_a_time() {
+    let handler =
+        |name: &str, rate: &str| format!("[handler.{name}]\ntopics = [\"x\"]\nsql = \"a.f\"\nrate = {rate}\n");
+    let config = parse(&handler("a", "\"10/m\"")).unwrap();
+    assert_eq!(config.handlers[0].delivery.rate, Some(RateLimit { count: 10, per: Period::Minute }));
+    check(
+        &[("a", "50"), ("b", "\"0/s\""), ("c", "\"5 a day\"")].map(|(name, rate)| handler(name, rate)).concat(),
+        &expect![[r#"
+            outboxd.toml:4: handler.a.rate: 50 is an integer; write so many in a second, a minute or an hour, from 1 to 100000, such as "50/s", "10/m" or "1000/h"
+            outboxd.toml:8: handler.b.rate: "0/s" is not a rate; write so many in a second, a minute or an hour, from 1 to 100000, such as "50/s", "10/m" or "1000/h"
+            outboxd.toml:12: handler.c.rate: "5 a day" is not a rate; write so many in a second, a minute or an hour, from 1 to 100000, such as "50/s", "10/m" or "1000/h""#]],
+    );
+}
+
+#[test]
 fn a_batch_has_two_events_at_least_and_does_not_wait_for_ever() {
     let handler =
         |name: &str, batch: &str| format!("[handler.{name}]\ntopics = [\"x\"]\nsql = \"a.f\"\nbatch = {batch}\n");
@@ -160,7 +175,7 @@ fn a_batch_has_two_events_at_least_and_does_not_wait_for_ever() {
             outboxd.toml:16: handler.d.batch.max: 1001 is out of range; write an integer from 2 to 1000
             outboxd.toml:16: handler.d.batch.size: this key is unknown; known here: max, wait
             outboxd.toml:16: handler.d.batch.wait: "11m" is out of range; write a duration from "0s" to "10m"
-            outboxd.toml:19: flow.f.step.a.batch: this key is unknown; known here: after, http, command, env, sql, concurrency, timeout, max_timeout, retry, poll, callback, record, breaker, on_done, on_dead, compensate, retired"#]],
+            outboxd.toml:19: flow.f.step.a.batch: this key is unknown; known here: after, http, command, env, sql, concurrency, rate, timeout, max_timeout, retry, poll, callback, record, breaker, on_done, on_dead, compensate, retired"#]],
     );
 }
 

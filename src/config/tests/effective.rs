@@ -23,6 +23,7 @@ fn the_effective_configuration_is_toml_with_every_default() {
         topics = ["account.*"]
         sql = "app.apply_to_account"
         concurrency = 8
+        rate = "50/s"
         timeout = "30s"
         max_timeout = "30s"
         retry = { max_attempts = 12, backoff = ["1s", "5s", "1m"], max = "1h", concurrency = 2, rate = 50 }

@@ -51,6 +51,10 @@ fn handlers() -> impl Strategy<Value = HandlerConfig> {
         prop::option::of("[a-z:_-]{1,5}(\\.[A-Z0-9]{1,5}){0,3}"),
         prop::option::of(durations(1, 86_400_000)),
         any::<(bool, bool)>(),
+        prop::option::of(
+            (1u32..=100_000, prop::sample::select(vec!["s", "m", "h"]))
+                .prop_map(|(count, per)| format!("{count}/{per}").parse().unwrap()),
+        ),
         prop::option::of((2usize..=1000, durations(0, 600_000)).prop_map(|(max, wait)| BatchConfig { max, wait })),
         prop::option::of((durations(100, 86_400_000), 0u64..86_400_000, durations(1000, 2_592_000_000)).prop_map(
             |(base, more, timeout)| {
@@ -64,7 +68,8 @@ fn handlers() -> impl Strategy<Value = HandlerConfig> {
     ("[A-Za-z0-9_-]{1,63}", kinds(), topics, 1usize..=1000, durations(1, 86_400_000), retry, start, more).prop_map(
         |(name, kind, topics, concurrency, timeout, mut retry, start, more)| {
             let topics = topics.iter().map(|topic| topic.parse().unwrap()).collect();
-            let (ordered, record, breaker, on_done, on_dead, max_timeout, (callback, coalesce), batch, poll) = more;
+            let (ordered, record, breaker, on_done, on_dead, max_timeout, (callback, coalesce), rate, batch, poll) =
+                more;
             let ordered = if coalesce { Some(OnDeadKey::Skip) } else { ordered };
             // What may be answered at any time has a row from the beginning.
             let record = if callback { Record::Start } else { record };
@@ -75,6 +80,7 @@ fn handlers() -> impl Strategy<Value = HandlerConfig> {
                 concurrency,
                 timeout,
                 max_timeout,
+                rate,
                 retry,
                 poll,
                 callback,

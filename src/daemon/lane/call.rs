@@ -47,18 +47,24 @@ impl Lane {
     /// Starts what has been read, as far as slots are free, at most so many calls.
     pub fn start(&mut self, most: usize, now: Instant, steps: &mut Vec<Step>) {
         let until = self.taken().saturating_add(most).min(self.config.concurrency);
-        while self.taken() < until {
+        while self.taken() < until && self.may_begin_another(now) {
             let Some(batch) = self.config.batch else {
-                let Some(ticket) = self.take_queued() else { break };
+                let Some(ticket) = self.take_queued(now) else { break };
                 self.begin(ticket, now, steps);
                 continue;
             };
             if !self.is_gathered(batch, now) {
                 break;
             }
-            let deliveries = self.take_batch(batch);
+            let deliveries = self.take_batch(batch, now);
             self.begin_batch(&deliveries, now, steps);
         }
+    }
+
+    /// Whether the rate lets one more begin. What was claimed has been counted.
+    fn may_begin_another(&mut self, now: Instant) -> bool {
+        let counted = !self.due_queue.is_empty();
+        counted || self.limit.as_mut().is_none_or(|limit| limit.there(now) > 0)
     }
 
     /// The one that goes next.
@@ -66,7 +72,7 @@ impl Lane {
         self.due_queue.front().or_else(|| self.queue.first_key_value()?.1.front()).copied()
     }
 
-    fn take_queued(&mut self) -> Option<Ticket> {
+    fn take_queued(&mut self, now: Instant) -> Option<Ticket> {
         let ticket = self.due_queue.pop_front().or_else(|| {
             let mut first = self.queue.first_entry()?;
             let ticket = first.get_mut().pop_front();
@@ -74,21 +80,24 @@ impl Lane {
                 first.remove();
             }
             self.due_had_last_turn = false;
+            if let Some(limit) = &mut self.limit {
+                limit.take(1, now);
+            }
             ticket
         })?;
         self.unbegun -= 1;
         Some(ticket)
     }
 
-    fn take_batch(&mut self, batch: BatchConfig) -> Vec<Ticket> {
+    fn take_batch(&mut self, batch: BatchConfig, now: Instant) -> Vec<Ticket> {
         let (mut deliveries, mut most) = (Vec::new(), batch.max);
         while let Some(next) = self.first_queued() {
             let failures = self.deliveries.get(&next).map_or(0, |delivery| delivery.failures);
             most = most.min(batch.max.checked_shr(failures).unwrap_or(0));
-            if deliveries.len() >= most.max(1) {
+            if deliveries.len() >= most.max(1) || !self.may_begin_another(now) {
                 break;
             }
-            deliveries.extend(self.take_queued());
+            deliveries.extend(self.take_queued(now));
         }
         deliveries
     }

@@ -41,7 +41,11 @@ impl Lane {
         let calls = free.min(share.saturating_sub(self.calls_due));
         // One batch at a time: so many rows, and no more, come with an answer.
         let wanted = self.config.batch.map_or(calls, |batch| if calls > 0 { batch.max } else { 0 });
+        let wanted = self.limit.as_mut().map_or(wanted, |limit| wanted.min(limit.there(now)));
         let deliveries = self.rate.as_mut().map_or(wanted, |rate| rate.take(wanted, now));
+        if let Some(limit) = &mut self.limit {
+            limit.take(deliveries, now);
+        }
         if deliveries > 0 {
             // What becomes due while the claim is under way must not be forgotten: the answer does not know it.
             self.due_at = None;
@@ -62,7 +66,7 @@ impl Lane {
         steps: &mut Vec<Step>,
     ) -> Vec<EndedAttempt> {
         let unused = std::mem::take(&mut self.reserved).deliveries.saturating_sub(claimed.len());
-        if let Some(rate) = &mut self.rate {
+        for rate in [&mut self.rate, &mut self.limit].into_iter().flatten() {
             rate.give_back(unused);
         }
         if let Some(due_in) = due_in {
@@ -134,6 +138,6 @@ impl Lane {
             && self.calls < self.config.concurrency
             && self.calls_due < share;
         let at = self.due_at.filter(|_| has_slot)?;
-        Some(self.rate.as_ref().map_or(at, |rate| at.max(rate.next())))
+        Some([&self.rate, &self.limit].into_iter().flatten().fold(at, |at, rate| at.max(rate.next())))
     }
 }

@@ -69,7 +69,8 @@ pub struct Lane {
     recording: usize,
     /// With one slot, first tries and retries take turns.
     due_had_last_turn: bool,
-    /// What limits attempts from `outbox.open` in a second.
+    /// What limits attempts in a time, and those from `outbox.open` among them.
+    limit: Option<Rate>,
     rate: Option<Rate>,
     /// When the next delivery in `outbox.open` is due, as far as is known.
     due_at: Option<Instant>,
@@ -98,7 +99,8 @@ impl Lane {
             id,
             handler: Arc::clone(&checkpoint.handler),
             keys: config.ordered.map(|_| Keys::new(held)),
-            rate: config.retry.rate.map(|rate| Rate::new(rate, now)),
+            limit: config.rate.map(|rate| Rate::new(rate.per_second(), now)),
+            rate: config.retry.rate.map(|rate| Rate::new(rate.into(), now)),
             config,
             queue: BTreeMap::new(),
             due_queue: VecDeque::new(),
@@ -130,7 +132,10 @@ impl Lane {
     /// Takes other settings; what runs is not touched.
     pub fn configure(&mut self, config: DeliveryConfig, now: Instant) {
         if self.config.retry.rate != config.retry.rate {
-            self.rate = config.retry.rate.map(|rate| Rate::new(rate, now));
+            self.rate = config.retry.rate.map(|rate| Rate::new(rate.into(), now));
+        }
+        if self.config.rate != config.rate {
+            self.limit = config.rate.map(|rate| Rate::new(rate.per_second(), now));
         }
         self.config = config;
     }
@@ -337,7 +342,11 @@ impl Lane {
         let record = self.began.front().map(|&(began, _)| began + RECORD_AFTER);
         let passed_on = self.passed_on.front().map(|&(since, _)| since + RECORD_AFTER);
         let has_slot = begins && self.taken() < self.config.concurrency;
-        let gathered = self.config.batch.filter(|_| has_slot).and_then(|batch| self.gathered_at(batch));
+        let limited = self.limit.as_ref().filter(|limit| limit.is_empty()).map(Rate::next);
+        let gathered = match limited {
+            Some(at) => Some(at).filter(|_| has_slot && !self.queue.is_empty()),
+            None => self.config.batch.filter(|_| has_slot).and_then(|batch| self.gathered_at(batch)),
+        };
         let due = self.due_at().filter(|_| begins && claims);
         record.into_iter().chain(passed_on).chain(gathered).chain(due).min()
     }

@@ -10,8 +10,9 @@ use super::super::settle::{Reply, Request};
 use super::super::write::LaneId;
 use super::gate::Gate;
 use super::{Ears, End, LAST_WRITES, Slot, Term};
+use crate::config::DeliveryConfig;
 use crate::observe::Observation;
-use crate::store::registry::{Beginning, Checkpoint};
+use crate::store::registry::{Beginning, Checkpoint, Limits};
 
 impl Slot {
     pub(super) fn checkpoint(&self) -> Checkpoint {
@@ -23,12 +24,20 @@ impl Slot {
     }
 }
 
+/// A configuration with the limits that count instead of its own.
+fn limited(delivery: &DeliveryConfig, limits: Limits) -> DeliveryConfig {
+    let mut delivery = delivery.clone();
+    delivery.concurrency = limits.concurrency.unwrap_or(delivery.concurrency);
+    delivery.rate = limits.rate.or(delivery.rate);
+    delivery
+}
+
 impl Term<'_> {
     pub(super) fn add_slot(&mut self, spec: HandlerSpec, beginning: &Beginning, now: Instant) -> LaneId {
         let id = LaneId(self.next_lane);
         self.next_lane += 1;
-        let Beginning { checkpoint, pause, broken, held } = beginning;
-        let mut lane = Lane::new(id, spec.delivery.clone(), checkpoint, held, now);
+        let Beginning { checkpoint, pause, limits, broken, held } = beginning;
+        let mut lane = Lane::new(id, limited(&spec.delivery, *limits), checkpoint, held, now);
         if matches!(spec.part, Part::Flow(_)) {
             lane = lane.of_flow();
             self.has_flows = true;
@@ -42,11 +51,31 @@ impl Term<'_> {
         let series = self.context.metrics.handler(&spec.name);
         self.slots.insert(
             id,
-            Slot { spec, lane, gate, newest: None, goes_on: false, leaving: false, stored: checkpoint.clone(), series },
+            Slot {
+                spec,
+                lane,
+                gate,
+                limits: *limits,
+                newest: None,
+                goes_on: false,
+                leaving: false,
+                stored: checkpoint.clone(),
+                series,
+            },
         );
         self.routes.clear();
         self.flows.forget_lanes();
         id
+    }
+
+    /// What the database says about a handler's limits.
+    pub(super) fn heard_limits(&mut self, id: LaneId, limits: Limits, now: Instant) {
+        let Some(slot) = self.slots.get_mut(&id).filter(|slot| slot.limits != limits) else { return };
+        slot.limits = limits;
+        slot.lane.configure(limited(&slot.spec.delivery, limits), now);
+        let handler = Arc::clone(&slot.spec.name);
+        let rate = limits.rate.map(|rate| rate.to_string());
+        self.context.observer.tell(&Observation::Limited { handler, concurrency: limits.concurrency, rate });
     }
 
     /// Takes the next configuration, as soon as no handler of it is still leaving.
@@ -62,7 +91,7 @@ impl Term<'_> {
             // being written is matched by the topics that SQL will show.
             for slot in self.slots.values_mut() {
                 if let Some(spec) = specs.iter().find(|spec| spec.name == slot.spec.name) {
-                    slot.lane.configure(spec.delivery.clone(), now);
+                    slot.lane.configure(limited(&spec.delivery, slot.limits), now);
                     slot.gate.configure(spec.delivery.breaker);
                     slot.spec = spec.clone();
                     // It may have left the configuration and come back before this was noticed.

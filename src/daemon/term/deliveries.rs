@@ -223,7 +223,7 @@ impl Term<'_> {
         for claimed in claim.claimed {
             by_handler.entry(claimed.handler.clone()).or_default().push(claimed);
         }
-        for Standing { handler, due_in, pause } in claim.standings {
+        for Standing { handler, due_in, pause, limits } in claim.standings {
             // A handler that is leaving runs what was claimed for it: the attempt has been counted.
             let named = |(_, slot): &(&LaneId, &mut super::Slot)| *slot.spec.name == *handler;
             let Some((&id, slot)) = self.slots.iter_mut().find(named) else { continue };
@@ -235,6 +235,7 @@ impl Term<'_> {
                 slot.lane.drop_queue(now, &mut steps);
             }
             self.heard_pause(id, pause, now);
+            self.heard_limits(id, limits, now);
             for ended in ended {
                 self.tell_ended(id, ended, now);
             }

@@ -42,7 +42,7 @@ use crate::callback::CallbackKey;
 use crate::metrics::{Series, Shown};
 use crate::observe::Observation;
 use crate::outcome::Outcome;
-use crate::store::registry::{Beginning, Checkpoint};
+use crate::store::registry::{Beginning, Checkpoint, Limits};
 use crate::store::{Error, Store};
 
 /// Positions are stored this often at most; a crash costs reading so much of the log again.
@@ -89,6 +89,8 @@ struct Slot {
     spec: HandlerSpec,
     lane: Lane,
     gate: Gate,
+    /// What counts instead of its configuration.
+    limits: Limits,
     /// The newest event that was read for it, and whether the log went on behind that.
     newest: Option<i64>,
     goes_on: bool,
