@@ -305,6 +305,15 @@ CREATE TABLE outbox.schedule (
     next_at   timestamptz
 );
 
+-- The alerts that are raised, so that a restart tells nobody twice.
+CREATE TABLE outbox.alert (
+    name      text        NOT NULL,
+    -- Empty: it is about the daemon.
+    handler   text        NOT NULL,
+    raised_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (name, handler)
+);
+
 -- What callback tokens are made with. Who reads it can answer for every delivery.
 CREATE TABLE outbox.callback_key (
     singleton boolean PRIMARY KEY DEFAULT true,

@@ -206,6 +206,11 @@ COMMENT ON COLUMN outbox.schedule.topic IS 'The topic of its events.';
 COMMENT ON COLUMN outbox.schedule.ticked_at IS 'When it ticked last.';
 COMMENT ON COLUMN outbox.schedule.next_at IS 'When it ticks next.';
 
+COMMENT ON TABLE outbox.alert IS 'The alerts that are raised now.';
+COMMENT ON COLUMN outbox.alert.name IS 'As in the configuration.';
+COMMENT ON COLUMN outbox.alert.handler IS 'The handler that it is about; empty: the daemon.';
+COMMENT ON COLUMN outbox.alert.raised_at IS 'Since when.';
+
 COMMENT ON TABLE outbox.callback_key IS 'What callback tokens are made with. Who reads it can answer for every delivery.';
 COMMENT ON COLUMN outbox.callback_key.singleton IS 'There is one row.';
 COMMENT ON COLUMN outbox.callback_key.key IS 'The key.';

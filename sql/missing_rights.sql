@@ -10,7 +10,8 @@ FROM (
            ('SELECT', 'outbox.consumed'), ('UPDATE', 'outbox.consumed'), ('DELETE', 'outbox.consumed'),
            ('SELECT', 'outbox.cancelling'), ('DELETE', 'outbox.cancelling'), ('SELECT', 'outbox.callback_key'),
            ('SELECT', 'outbox.flow_version'), ('INSERT', 'outbox.flow_version'), ('DELETE', 'outbox.flow_version'), ('DELETE', 'outbox.done'),
-           ('SELECT', 'outbox.schedule'), ('INSERT', 'outbox.schedule'), ('UPDATE', 'outbox.schedule'), ('DELETE', 'outbox.schedule')
+           ('SELECT', 'outbox.schedule'), ('INSERT', 'outbox.schedule'), ('UPDATE', 'outbox.schedule'), ('DELETE', 'outbox.schedule'),
+           ('SELECT', 'outbox.alert'), ('INSERT', 'outbox.alert'), ('DELETE', 'outbox.alert')
 ) AS needed (privilege, relation)
 WHERE NOT has_table_privilege(needed.relation, needed.privilege)
 UNION ALL

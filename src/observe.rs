@@ -49,6 +49,8 @@ pub enum Observation {
     Ticked { schedule: Arc<str>, event: EventId },
     /// A schedule has ticked more often while no daemon ran than is made good: those before this time are not.
     TicksMissed { schedule: Arc<str>, before: String },
+    /// An alert has been raised, or cleared; without a handler it is about the daemon.
+    Alert { name: Arc<str>, handler: Arc<str>, raised: bool },
     /// A part of the log, from this id to below that one, was old and finished, and has gone.
     Retired { from: i64, below: i64 },
     /// An attempt ended and its delivery is done.
@@ -246,6 +248,8 @@ impl Observation {
             }
             Self::BreakerClosed { handler } => info!(%handler, "breaker closed: its target is there again"),
             Self::Paused { handler, reason } => warn!(%handler, reason, "paused; `outboxd resume` goes on"),
+            Self::Alert { name, handler, raised: true } => warn!(alert = %name, %handler, "alert raised"),
+            Self::Alert { name, handler, raised: false } => info!(alert = %name, %handler, "alert cleared"),
             Self::Resumed { handler } => info!(%handler, "resumed"),
             Self::Limited { handler, concurrency, rate } => info!(%handler, concurrency, rate, "limits set by hand"),
             Self::Hiccup { doing, error } => warn!(doing, error, "failed, will try again"),

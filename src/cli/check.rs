@@ -5,7 +5,7 @@ use clap::Args;
 use super::findings::Findings;
 use super::output::print;
 use super::{Failure, Global};
-use crate::config::{Config, Kind, StepConfig};
+use crate::config::{AlertConfig, Config, FlowConfig, Kind, StepConfig};
 use crate::handler::sql::quoted;
 use crate::postgres::{SchemaStatus, Session, migrate};
 use crate::store::Store;
@@ -60,6 +60,14 @@ pub(super) fn configured(findings: &mut Findings, config: &Config) {
         }
         (Some(some), None) | (None, Some(some)) => findings.good(format!("the configuration has {some}")),
         (Some(handlers), Some(flows)) => findings.good(format!("the configuration has {handlers} and {flows}")),
+    }
+    for AlertConfig { name, handler, .. } in &config.alerts {
+        let Some(handler) = handler else { continue };
+        let is_handler = config.handlers.iter().any(|known| known.name == *handler);
+        let of_flow = |flow: &FlowConfig| flow.name == *handler || handler.starts_with(&format!("{}/", flow.name));
+        if !is_handler && !config.flows.iter().any(of_flow) {
+            findings.bad(format!("alert {name}: there is no handler {handler}, so it never tells anything"));
+        }
     }
 }
 

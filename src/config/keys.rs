@@ -1,6 +1,6 @@
 //! Every key there is, by table.
 
-pub(super) const ROOT: &[&str] = &["database", "daemon", "handler", "flow", "schedule"];
+pub(super) const ROOT: &[&str] = &["database", "daemon", "handler", "flow", "schedule", "alert"];
 pub(super) const DATABASE: &[&str] = &["url"];
 pub(super) const DAEMON: &[&str] = &[
     "poll_interval",
@@ -76,6 +76,7 @@ pub(super) const COMPENSATION: &[&str] = &[
     "on_dead",
 ];
 pub(super) const SCHEDULE: &[&str] = &["cron", "timezone", "topic", "payload", "key", "catch_up"];
+pub(super) const ALERT: &[&str] = &["when", "handler", "above", "for"];
 pub(super) const HTTP: &[&str] = &["url", "secret", "headers"];
 pub(super) const BATCH: &[&str] = &["max", "wait"];
 pub(super) const POLL: &[&str] = &["base", "max", "timeout"];
@@ -83,7 +84,7 @@ pub(super) const RETRY: &[&str] = &["max_attempts", "backoff", "base", "max", "c
 
 /// Whether a key has a meaning in some table.
 pub(super) fn is_known(key: &str) -> bool {
-    [ROOT, DATABASE, DAEMON, HANDLER, FLOW, STEP, COMPENSATION, SCHEDULE, HTTP, BATCH, POLL, RETRY]
+    [ROOT, DATABASE, DAEMON, HANDLER, FLOW, STEP, COMPENSATION, SCHEDULE, ALERT, HTTP, BATCH, POLL, RETRY]
         .iter()
         .any(|keys| keys.contains(&key))
 }

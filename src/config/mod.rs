@@ -4,6 +4,7 @@
 //! becomes text with sections (`text`), a document and its syntax errors (`syntax`), typed fields (`reader`), and
 //! then what it means (`parse`, `kind`, `delivery`). `write` is the way back. Nothing here connects, resolves or runs anything.
 
+mod alert;
 mod delivery;
 pub mod duration;
 mod error;
@@ -34,6 +35,7 @@ use crate::outcome::{PollPolicy, RetryPolicy};
 use crate::timetable::Timetable;
 use crate::topic::Pattern;
 
+pub use alert::{AlertConfig, Condition};
 pub use duration::DurationError;
 pub use error::{Error, Errors, LoadError};
 pub use rate::{Period, RateLimit};
@@ -60,6 +62,7 @@ pub struct Config {
     pub flows: Vec<FlowConfig>,
     /// In the order of their names.
     pub schedules: Vec<ScheduleConfig>,
+    pub alerts: Vec<AlertConfig>,
 }
 
 /// The `[daemon]` table.

@@ -23,7 +23,8 @@ pub(super) fn named<T>(
     for field in &fields {
         if !is_name(field.name) {
             let rule = "write 1 to 63 letters, digits, `_` and `-`";
-            reader.refuse(field, format!("{} is not the name of a {what}; {rule}", quote(field.name)));
+            let article = if what.starts_with('a') { "an" } else { "a" };
+            reader.refuse(field, format!("{} is not the name of {article} {what}; {rule}", quote(field.name)));
         }
         all.extend(read(reader, field));
     }

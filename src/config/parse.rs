@@ -12,7 +12,7 @@ use super::names::named;
 use super::reader::{Field, Reader, Table};
 use super::text::{Lines, quote};
 use super::{
-    Config, DEFAULT_LISTEN, DaemonConfig, HandlerConfig, Secret, delivery, flow, keys, kind, schedule, syntax,
+    Config, DEFAULT_LISTEN, DaemonConfig, HandlerConfig, Secret, alert, delivery, flow, keys, kind, schedule, syntax,
 };
 
 const POLL_INTERVAL: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_hours(1);
@@ -85,6 +85,12 @@ fn root(reader: &mut Reader<'_>, document: &DeTable<'_>) -> Config {
     {
         config.schedules = named(reader, &field, &table, "schedule", schedule::read);
         config.schedules.sort_by(|a, b| a.name.cmp(&b.name));
+    }
+    if let Some(field) = reader.field(&root, "alert")
+        && let Some(table) = reader.table(&field, "write a table for each alert: [alert.NAME]")
+    {
+        config.alerts = named(reader, &field, &table, "alert", alert::read);
+        config.alerts.sort_by(|a, b| a.name.cmp(&b.name));
     }
     config
 }

@@ -7,7 +7,7 @@ use super::expand::escape;
 use super::text::is_bare;
 use super::{
     BatchConfig, CompensationConfig, Config, DeliveryConfig, FlowConfig, HandlerConfig, Kind, Record, ScheduleConfig,
-    Start, StepConfig, duration,
+    Start, StepConfig, alert, duration,
 };
 use crate::outcome::{Backoff, PollPolicy, RetryPolicy};
 
@@ -51,6 +51,10 @@ fn write_config(out: &mut String, config: &Config) -> fmt::Result {
     }
     for schedule in &config.schedules {
         write_schedule(out, schedule)?;
+    }
+    for alert in &config.alerts {
+        let handler = alert.handler.as_ref().map(|handler| string(handler));
+        alert::write(out, alert, &key(&alert.name), handler.as_deref())?;
     }
     Ok(())
 }

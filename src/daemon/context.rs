@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::health::Health;
-use crate::config::{DaemonConfig, DeliveryConfig, OnDeadKey, Record, ScheduleConfig, Start};
+use crate::config::{AlertConfig, DaemonConfig, DeliveryConfig, OnDeadKey, Record, ScheduleConfig, Start};
 use crate::flow::{Graph, OnDeadStep};
 use crate::handler::Handler;
 use crate::metrics::Metrics;
@@ -84,6 +84,7 @@ pub(super) struct Context {
     pub(super) metrics: Arc<Metrics>,
     pub(super) handlers: Handlers,
     pub(super) schedules: watch::Receiver<Arc<[ScheduleConfig]>>,
+    pub(super) alerts: watch::Receiver<Arc<[AlertConfig]>>,
     /// Where callbacks are posted, a token appended; `None`: nowhere.
     pub(super) callback_url: Option<String>,
 }

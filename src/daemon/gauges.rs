@@ -50,7 +50,8 @@ impl Gauges {
         if last.as_ref().is_none_or(|answer| answer.at.elapsed() >= ASK_EVERY) {
             *last = Some(Answer { at: Instant::now(), stored: timeout(ANSWER_MAX, self.ask()).await.ok().flatten() });
         }
-        metrics.show(last.as_ref().and_then(|answer| answer.stored.as_ref()), pool);
+        let stored = last.as_ref().and_then(|answer| answer.stored.as_ref());
+        metrics.show(stored.map(|(stored, last_id)| (stored.as_slice(), *last_id)), pool);
     }
 
     async fn ask(&self) -> Option<(Vec<Stored>, i64)> {

@@ -2,6 +2,7 @@
 //!
 //! [`Daemon::run`] is one loop: take the lead, lead until the database is lost or the daemon stops, begin again.
 
+mod alerts;
 pub mod beat;
 pub mod bell;
 pub mod breaker;
@@ -44,7 +45,7 @@ use self::port::{Answers, Port};
 pub use self::spec::Flow;
 use self::spec::{Called, names, specs};
 use self::term::End;
-use crate::config::{Config, DeliveryConfig, ScheduleConfig};
+use crate::config::{AlertConfig, Config, DeliveryConfig, ScheduleConfig};
 use crate::event::{Attempt, Event};
 use crate::handler::http;
 use crate::handler::native::{IntoOutcome, IntoOutcomes, Native, NativeBatch, OfEvent};
@@ -70,6 +71,7 @@ pub struct Daemon {
     native: Vec<HandlerSpec>,
     handlers: watch::Sender<Arc<[HandlerSpec]>>,
     schedules: watch::Sender<Arc<[ScheduleConfig]>>,
+    alerts: watch::Sender<Arc<[AlertConfig]>>,
     configs: watch::Sender<Config>,
 }
 
@@ -111,7 +113,7 @@ impl Daemon {
     }
 
     async fn dispatch(self, stop: CancellationToken) -> Result<(), DaemonError> {
-        let Self { mut context, http, pool, native, handlers, schedules, configs } = self;
+        let Self { mut context, http, pool, native, handlers, schedules, alerts, configs } = self;
         let mut callback_url = context.daemon.callback_url.as_ref().map(ToString::to_string);
         let port = match context.daemon.listen {
             Some(address) => {
@@ -138,6 +140,7 @@ impl Daemon {
                         if changed(&schedules.borrow()) {
                             schedules.send_replace(config.schedules.into());
                         }
+                        alerts.send_replace(config.alerts.into());
                     }
                     Err(error) => {
                         context.observer.tell(&Observation::ReloadRefused { error: error.to_string() });
@@ -191,7 +194,7 @@ async fn terms(context: &Context, stop: &CancellationToken) -> Result<(), Daemon
                 systemd::ready("leading");
                 pause = RECONNECT_MIN;
                 let (positions, watched) = watch::channel(Positions::None);
-                // The janitor and the schedules work beside the term and end with it.
+                // The janitor, the schedules and the alerts work beside the term and end with it.
                 let end = tokio::select! {
                     end = term::lead(context, links, &positions, stop) => end,
                     () = janitor::run(context, watched) => {
@@ -199,6 +202,9 @@ async fn terms(context: &Context, stop: &CancellationToken) -> Result<(), Daemon
                     }
                     () = schedule::run(context) => {
                         End::Lost { reason: "the schedules ended".to_owned(), unwritten: 0 }
+                    }
+                    () = alerts::run(context) => {
+                        End::Lost { reason: "the alerts ended".to_owned(), unwritten: 0 }
                     }
                 };
                 match end {
@@ -356,6 +362,7 @@ impl DaemonBuilder {
         let handlers = specs(&config, &native, &Called { http: &http, pool: &pool })?;
         let (handlers, watched) = watch::channel(handlers);
         let (schedules, ticking) = watch::channel(config.schedules.clone().into());
+        let (alerts, alerting) = watch::channel(config.alerts.clone().into());
         let daemon = config.daemon.clone();
         let metrics = Arc::new(Metrics::new().map_err(DaemonError::Metrics)?);
         metrics.keep(&names(&watched.borrow()));
@@ -375,9 +382,10 @@ impl DaemonBuilder {
             metrics,
             handlers: watched,
             schedules: ticking,
+            alerts: alerting,
             // The port is not open yet.
             callback_url: None,
         };
-        Ok(Daemon { context, http, pool, native, handlers, schedules, configs: watch::Sender::new(config) })
+        Ok(Daemon { context, http, pool, native, handlers, schedules, alerts, configs: watch::Sender::new(config) })
     }
 }

@@ -13,6 +13,7 @@ use tokio_postgres::{GenericClient, Row, RowStream, Statement};
 
 use crate::postgres::Session;
 
+pub mod alerts;
 pub mod answers;
 pub mod doctor;
 pub mod emit;

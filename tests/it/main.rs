@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a helper of a test fails like a test: by a panic")]
 #![allow(clippy::needless_raw_string_hashes, reason = "expect-test writes its snapshots like this")]
 
+mod alerts;
 mod batch;
 mod batch_kinds;
 mod bell;

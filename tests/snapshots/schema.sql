@@ -1702,6 +1702,30 @@ BEGIN
 END
 $$;
 
+-- Name: alert; Type: TABLE; Schema: outbox; Owner: -
+
+CREATE TABLE outbox.alert (
+    name text NOT NULL,
+    handler text NOT NULL,
+    raised_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL
+);
+
+-- Name: TABLE alert; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON TABLE outbox.alert IS 'The alerts that are raised now.';
+
+-- Name: COLUMN alert.name; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.alert.name IS 'As in the configuration.';
+
+-- Name: COLUMN alert.handler; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.alert.handler IS 'The handler that it is about; empty: the daemon.';
+
+-- Name: COLUMN alert.raised_at; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.alert.raised_at IS 'Since when.';
+
 -- Name: attempt; Type: TABLE; Schema: outbox; Owner: -
 
 CREATE TABLE outbox.attempt (
@@ -3186,6 +3210,11 @@ ALTER TABLE ONLY outbox.event ATTACH PARTITION outbox.event_p3000000 FOR VALUES 
 -- Name: event_p4000000; Type: TABLE ATTACH; Schema: outbox; Owner: -
 
 ALTER TABLE ONLY outbox.event ATTACH PARTITION outbox.event_p4000000 FOR VALUES FROM ('4000000') TO ('5000000');
+
+-- Name: alert alert_pkey; Type: CONSTRAINT; Schema: outbox; Owner: -
+
+ALTER TABLE ONLY outbox.alert
+    ADD CONSTRAINT alert_pkey PRIMARY KEY (name, handler);
 
 -- Name: attempt attempt_pkey; Type: CONSTRAINT; Schema: outbox; Owner: -
 

@@ -164,6 +164,12 @@ fn the_effective_configuration_is_toml_with_every_default() {
         payload = { kind = "daily", pages = [1, 2] }
         key = "report"
         catch_up = 1
+
+        [alert.dead_mail]
+        when = "dead"
+        handler = "welcome_email"
+        above = 0
+        for = "1m"
     "#]]
     .assert_eq(&parse(&uncommented()).unwrap().to_toml());
 }

@@ -135,6 +135,23 @@ fn flows() -> impl Strategy<Value = FlowConfig> {
     })
 }
 
+fn alerts() -> impl Strategy<Value = AlertConfig> {
+    let condition = prop_oneof![
+        (0u32..10_000).prop_map(|above| Condition::Dead { above }),
+        (0u32..=1_000_000_000).prop_map(|above| Condition::Backlog { above }),
+        durations(1000, 2_592_000_000).prop_map(|above| Condition::Oldest { above }),
+        Just(Condition::BreakerOpen),
+        Just(Condition::ListenerDeaf),
+    ];
+    let name = || "[A-Za-z0-9_-]{1,63}";
+    (name(), condition, prop::option::of(name()), durations(0, 86_400_000)).prop_map(
+        |(name, condition, handler, lasting)| {
+            let handler = handler.filter(|_| condition != Condition::ListenerDeaf).map(Into::into);
+            AlertConfig { name: name.into(), condition, handler, lasting }
+        },
+    )
+}
+
 fn schedules() -> impl Strategy<Value = ScheduleConfig> {
     let zone = prop::sample::select(vec!["UTC", "Europe/Berlin", "America/New_York"]);
     let payload = prop::collection::btree_map("[^\0]{0,5}", "[^\0]{0,5}|[0-9]{1,5}", 0..4);
@@ -172,8 +189,11 @@ fn configs() -> impl Strategy<Value = Config> {
     let callback_url = prop::option::of("https?://[a-z]{1,8}/[a-z$]{0,8}");
     let handlers = prop::collection::vec(handlers(), 0..4);
     let flows = prop::collection::vec(flows(), 0..3);
-    let parts = (daemon, callback_url, handlers, flows, prop::collection::vec(schedules(), 0..3));
-    parts.prop_map(|(mut daemon, url, mut handlers, mut flows, mut schedules)| {
+    let (schedules, alerts) = (prop::collection::vec(schedules(), 0..3), prop::collection::vec(alerts(), 0..3));
+    let parts = (daemon, callback_url, handlers, flows, schedules, alerts);
+    parts.prop_map(|(mut daemon, url, mut handlers, mut flows, mut schedules, mut alerts)| {
+        alerts.sort_by(|a, b| a.name.cmp(&b.name));
+        alerts.dedup_by(|a, b| a.name == b.name);
         schedules.sort_by(|a, b| a.name.cmp(&b.name));
         schedules.dedup_by(|a, b| a.name == b.name);
         daemon.callback_url = url.map(|url| reqwest::Url::parse(&url).unwrap());
@@ -195,7 +215,7 @@ fn configs() -> impl Strategy<Value = Config> {
                 undo.delivery.callback &= !nowhere;
             }
         }
-        Config { daemon, handlers, flows, schedules }
+        Config { daemon, handlers, flows, schedules, alerts }
     })
 }
 

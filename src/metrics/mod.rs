@@ -5,6 +5,8 @@
 //! can have more values than there are handlers, states, outcomes and versions. What only the database knows is asked when somebody
 //! scrapes ([`crate::store::gauges`]), and shown by [`Metrics::show`].
 
+mod standing;
+
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -17,6 +19,7 @@ use prometheus::{
     Registry, TextEncoder,
 };
 
+pub use self::standing::{OPEN_STATES, PoolUse, Shown, Standing, Stored};
 use crate::observe::Observation;
 
 /// What the answer's `Content-Type` has to be.
@@ -33,44 +36,6 @@ const QUEUE_SECONDS: [f64; 12] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0, 
 const BATCH_DELIVERIES: [f64; 7] = [1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0];
 
 const HANDLER: &str = "handler";
-
-/// The states of rows in `outbox.open`.
-pub const OPEN_STATES: [&str; 6] = ["scheduled", "retrying", "running", "waiting", "blocked", "dead"];
-
-/// What the daemon knows of a handler at this moment.
-#[derive(Debug, Default)]
-pub struct Shown {
-    pub running: usize,
-    /// Read, and not begun.
-    pub queued: usize,
-    /// When the oldest of these was created, in µs since 1970.
-    pub oldest: Option<i64>,
-    /// The newest id that was read for it, if there are more.
-    pub read_to: Option<i64>,
-    /// Transactions between its position and what was read for all.
-    pub behind: u64,
-    pub broken: bool,
-    pub paused: bool,
-}
-
-/// What the database knows of a handler.
-#[derive(Debug)]
-pub struct Stored {
-    pub handler: String,
-    /// Rows by state, in the order of [`OPEN_STATES`], counted up to 10,000.
-    pub open: [i64; OPEN_STATES.len()],
-    /// For how many seconds the first that is due has been so.
-    pub overdue: Option<f64>,
-}
-
-/// The pool of sessions for SQL handlers.
-#[derive(Debug, Clone, Copy)]
-pub struct PoolUse {
-    pub used: usize,
-    pub idle: usize,
-    /// Attempts that wait for one.
-    pub waiting: usize,
-}
 
 /// Everything that is counted of one daemon.
 pub struct Metrics {
@@ -170,18 +135,31 @@ impl Metrics {
     }
 
     /// Takes over what only the database knows; `None`: it was not asked, or has not answered. Ages are as of now.
-    pub fn show(&self, stored: Option<&(Vec<Stored>, i64)>, pool: PoolUse) {
+    pub fn show(&self, stored: Option<(&[Stored], i64)>, pool: PoolUse) {
         self.daemon.show(stored.is_some(), pool);
+        self.show_handlers(stored);
+    }
+
+    /// The same of the handlers only.
+    pub fn show_handlers(&self, stored: Option<(&[Stored], i64)>) {
         let now = Timestamp::now().as_microsecond();
+        let (all, last_id) = stored.unwrap_or_default();
         for (name, series) in self.series.read().unwrap_or_else(PoisonError::into_inner).iter() {
-            let of_handler = |(all, last): &'_ (Vec<Stored>, i64)| {
-                let index = all.iter().position(|stored| *stored.handler == **name);
-                (index, *last)
-            };
-            let (index, last_id) = stored.map_or((None, 0), of_handler);
-            let of_handler = stored.and_then(|(all, _)| all.get(index?));
-            series.show_stored(of_handler, last_id, now);
+            series.show_stored(all.iter().find(|stored| *stored.handler == **name), last_id, now);
         }
+    }
+
+    /// How the handlers stand, as was shown last.
+    #[must_use]
+    pub fn standings(&self) -> Vec<Standing> {
+        let series = self.series.read().unwrap_or_else(PoisonError::into_inner);
+        series.iter().map(|(name, series)| series.standing(name)).collect()
+    }
+
+    /// Whether this daemon is known to hear the bell.
+    #[must_use]
+    pub fn hears(&self) -> bool {
+        self.daemon.listener_up.get() == 1
     }
 
     /// These are the handlers of the configuration: those that are new begin at zero, those that left are gone.
@@ -440,6 +418,22 @@ impl Series {
         self.paused.set(shown.paused.into());
         self.oldest.store(shown.oldest.unwrap_or(-1), Ordering::Relaxed);
         self.read_to.store(shown.read_to.unwrap_or(-1), Ordering::Relaxed);
+    }
+
+    fn standing(&self, handler: &Arc<str>) -> Standing {
+        let open = |state: &str| {
+            let index = OPEN_STATES.iter().position(|known| *known == state);
+            index.map_or(0, |index| self.open[index].get())
+        };
+        #[expect(clippy::cast_precision_loss, reason = "they are compared with small numbers")]
+        let float = |count: i64| count as f64;
+        Standing {
+            handler: Arc::clone(handler),
+            dead: float(open("dead")),
+            backlog: float(self.queued.get() + self.unread.get() + open("retrying")),
+            oldest: self.oldest_seconds.get(),
+            broken: self.breaker_open.get() == 1,
+        }
     }
 
     /// What the database says, and the ages that come of it and of what was shown last.
