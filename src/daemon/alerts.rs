@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::time::timeout;
+
 use super::context::Context;
 use crate::config::{AlertConfig, Condition};
 use crate::metrics::{Metrics, Standing};
@@ -12,8 +14,9 @@ use crate::observe::Observation;
 use crate::store::alerts::Alert;
 use crate::store::{Error, Store};
 
-/// Between two looks.
+/// Between two looks, and how long one may take.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
+const LOOK_MAX: Duration = Duration::from_secs(10);
 
 /// What an alert is about: its name and a handler, or none.
 type Subject = (Arc<str>, Arc<str>);
@@ -22,19 +25,28 @@ type Subject = (Arc<str>, Arc<str>);
 pub(super) async fn run(context: &Context) {
     let mut watched = context.alerts.clone();
     let mut watch = Watch::default();
+    let mut session = None;
     loop {
         let alerts = Arc::clone(&watched.borrow_and_update());
-        if let Err(error) = look(context, &alerts, &mut watch).await {
-            let error = error.to_string();
+        let looked = timeout(LOOK_MAX, look(context, &alerts, &mut watch, &mut session)).await;
+        let failed = match looked {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => Some(error.to_string()),
+            Err(_) => Some("PostgreSQL did not answer in time".to_owned()),
+        };
+        // What was raised by an alert that has gone is cleared by the look above; without alerts there is nothing more to look at.
+        let is_over = failed.is_none() && alerts.is_empty();
+        if is_over || failed.is_some() {
+            session = None;
+        }
+        if let Some(error) = failed {
             context.observer.tell(&Observation::Hiccup { doing: "looking whether to alert", error });
         }
-        // What was raised by an alert that has gone is cleared by the look above; without alerts there is nothing to look at.
         let rest = async {
-            if alerts.is_empty() {
+            if is_over {
                 std::future::pending::<()>().await;
-            } else {
-                tokio::time::sleep(LOOK_EVERY).await;
             }
+            tokio::time::sleep(LOOK_EVERY).await;
         };
         tokio::select! {
             () = rest => {}
@@ -47,9 +59,16 @@ async fn look(
     context: &Context,
     alerts: &[AlertConfig],
     watch: &mut Watch,
+    session: &mut Option<Store>,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    let store = Store::new(context.target.connect("alerts").await?);
+    let store = match session {
+        Some(store) => store,
+        None => session.insert(Store::new(context.target.connect("alerts").await?)),
+    };
     let raised = store.raised_alerts().await?;
+    if alerts.is_empty() && raised.is_empty() {
+        return Ok(());
+    }
     let (stored, last_id) = store.gauges().await?;
     context.metrics.show_handlers(Some((&stored, last_id)));
     let mut found = BTreeMap::new();
@@ -63,14 +82,14 @@ async fn look(
     for (subject, &(alert, value, is_so)) in &found {
         let is_raised = raised.contains(&(subject.0.to_string(), subject.1.to_string()));
         if watch.changes(subject, is_raised, is_so, alert.lasting, now) {
-            tell(context, &store, subject, Some(alert), Some(value), is_so).await?;
+            tell(context, store, subject, Some(alert), Some(value), is_so).await?;
         }
     }
     // What nobody watches any more is not raised any more.
     for (name, handler) in raised {
         let subject: Subject = (name.into(), handler.into());
         if !found.contains_key(&subject) {
-            tell(context, &store, &subject, None, None, false).await?;
+            tell(context, store, &subject, None, None, false).await?;
         }
     }
     watch.keep(&found);
