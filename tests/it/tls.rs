@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use outboxd::postgres::migrate::migrate;
 use outboxd::postgres::throwaway::Options;
@@ -31,6 +32,7 @@ fn write(path: &Path, text: &str, account: &std::fs::Metadata) {
 
 impl Secured {
     async fn new() -> Self {
+        static COUNT: AtomicU8 = AtomicU8::new(2);
         let mut throwaway = ThrowawayPostgres::start(Options::default()).await.unwrap();
         let programs = Programs::of(&throwaway).await;
         let folder = throwaway.make_subfolder("tls").unwrap();
@@ -53,9 +55,9 @@ impl Secured {
         certify("certified", "client");
         file("hba.conf", "local all all trust\nhostssl all certified all cert\nhostssl all all all trust\n");
 
-        // An address of its own: every test's server has the same port.
-        let pid = std::process::id();
-        let address = format!("127.{}.{}.77", 1 + pid / 250 % 250, 1 + pid % 250);
+        // An address of its own: every server has the same port, and the tests run side by side.
+        let (pid, number) = (std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let address = format!("127.{}.{}.{number}", 1 + pid / 250 % 250, 1 + pid % 250);
         throwaway.crash().await.unwrap();
         let path = |name: &str| folder.join(name).to_str().unwrap().to_owned();
         let files = [path("server.crt"), path("server.key"), path("ca.crt"), path("hba.conf")];
