@@ -82,9 +82,9 @@ pub(super) fn read(reader: &mut Reader<'_>, field: &Field<'_>) -> Option<AlertCo
         if condition == Condition::ListenerDeaf {
             return reader.refused(&field, "the listener is that of all handlers; remove it".into());
         }
-        Some((field, Arc::from(name)))
+        Some(Arc::from(name))
     });
-    Some(AlertConfig { name: Arc::from(field.name), condition, handler: handler.map(|(_, name)| name), lasting })
+    Some(AlertConfig { name: Arc::from(field.name), condition, handler, lasting })
 }
 
 fn condition(reader: &mut Reader<'_>, table: &Table<'_>, word: &str) -> Option<Condition> {

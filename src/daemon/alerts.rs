@@ -98,19 +98,19 @@ async fn look(
 
 /// What an alert looks at, of each handler that it is about; of the daemon with no name.
 fn values(metrics: &Metrics, alert: &AlertConfig) -> Vec<(Arc<str>, f64)> {
-    if alert.condition == Condition::ListenerDeaf {
-        return vec![("".into(), f64::from(u8::from(!metrics.hears())))];
-    }
-    let mut standings = metrics.standings();
-    standings.retain(|standing| alert.handler.as_ref().is_none_or(|only| *only == standing.handler));
+    let one_if = |so: bool| f64::from(u8::from(so));
     let value = |standing: &Standing| match alert.condition {
-        Condition::Dead { .. } => standing.dead,
-        Condition::Backlog { .. } => standing.backlog,
-        Condition::Oldest { .. } => standing.oldest,
-        Condition::BreakerOpen => f64::from(u8::from(standing.broken)),
-        Condition::ListenerDeaf => 0.0,
+        Condition::Dead { .. } => Some(standing.dead),
+        Condition::Backlog { .. } => Some(standing.backlog),
+        Condition::Oldest { .. } => Some(standing.oldest),
+        Condition::BreakerOpen => Some(one_if(standing.broken)),
+        Condition::ListenerDeaf => None,
     };
-    standings.iter().map(|standing| (Arc::clone(&standing.handler), value(standing))).collect()
+    let is_meant = |standing: &Standing| alert.handler.as_ref().is_none_or(|only| *only == standing.handler);
+    let standings = metrics.standings().into_iter().filter(is_meant);
+    let of_handlers = standings.filter_map(|standing| Some((Arc::clone(&standing.handler), value(&standing)?)));
+    let of_daemon = (alert.condition == Condition::ListenerDeaf).then(|| ("".into(), one_if(!metrics.hears())));
+    of_handlers.chain(of_daemon).collect()
 }
 
 async fn tell(

@@ -20,7 +20,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{oneshot, watch};
 use tokio::task::AbortHandle;
 use tokio::time::{sleep, sleep_until, timeout_at};
-use tokio_util::task::TaskTracker;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use super::beat::News;
 use crate::config::DeliveryConfig;
@@ -88,15 +88,7 @@ enum Task {
     Group,
     Own(AbortHandle),
     /// With the others of its batch. It ends when none of them is wanted any more.
-    Batch(#[expect(dead_code, reason = "it is held, and does something when nobody does")] Arc<AbortOnDrop>),
-}
-
-struct AbortOnDrop(AbortHandle);
-
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
+    Batch(#[expect(dead_code, reason = "it is held, and does something when nobody does")] Arc<AbortOnDropHandle<()>>),
 }
 
 /// How a task is started, from wherever.
@@ -164,7 +156,7 @@ impl<T: Copy + Eq + Hash + Send + Sync + 'static> Runner<T> {
             let outcomes = run_batch(&tickets, &*handler, &attempts, limits, &tasks.news).await;
             tasks.tell(tickets.into_iter().zip(outcomes).collect());
         });
-        let task = Arc::new(AbortOnDrop(task.abort_handle()));
+        let task = Arc::new(AbortOnDropHandle::new(task));
         self.wanted.extend(of.into_iter().map(|ticket| (ticket, Task::Batch(Arc::clone(&task)))));
     }
 

@@ -49,20 +49,12 @@ impl Calls {
     fn handler<O: IntoOutcomes>(
         &self,
         answer: impl Fn(&[Attempt]) -> O + Send + Sync + Clone + 'static,
-    ) -> impl Fn(Vec<Attempt>) -> std::future::Ready<Answered<O>> + Send + Sync + 'static {
+    ) -> impl Fn(Vec<Attempt>) -> std::future::Ready<O> + Send + Sync + 'static {
         let calls = self.clone();
         move |attempts: Vec<Attempt>| {
             calls.note(&attempts);
-            std::future::ready(Answered(answer(&attempts)))
+            std::future::ready(answer(&attempts))
         }
-    }
-}
-
-struct Answered<O>(O);
-
-impl<O: IntoOutcomes> IntoOutcomes for Answered<O> {
-    fn into_outcomes(self, events: usize) -> Vec<Outcome> {
-        self.0.into_outcomes(events)
     }
 }
 

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::batch::insert;
 use crate::handlers::{QUICK, history, start};
-use crate::harness::{Database, deliveries, done, publish, text, texts, until};
+use crate::harness::{ConfigFile, Database, deliveries, done, outboxd_output, publish, text, texts, until};
 
 /// What a server was sent: headers and body of each request.
 type Seen = Arc<Mutex<Vec<(HeaderMap, Value)>>>;
@@ -122,7 +122,12 @@ async fn a_sql_function_takes_an_array_and_ends_with_it_exactly_once() {
                 RETURN jsonb_build_object('outcomes', (SELECT jsonb_object_agg(e.id, CASE e.payload->>'n' \
                 WHEN '1' THEN '{\"outcome\": \"done\", \"result\": \"one\", \"emit\": [{\"topic\": \"next\"}]}'::jsonb \
                 ELSE '{\"outcome\": \"snooze\", \"after\": 3600}' END) FROM unnest(es) e WHERE e.payload->>'n' IN ('1', '2')));";
+    let file = ConfigFile::new(SQL);
+    let check = async || outboxd_output(Some(&database), &["check", "--config", file.path()]).await.stdout;
+    let told = |stdout: Vec<u8>| String::from_utf8(stdout).unwrap();
+    assert!(told(check().await).contains("there is no function app.apply(outbox.event[])"));
     apply(&session, body).await;
+    assert!(told(check().await).contains("handler ledger: app.apply is there"));
     let running = start(&database, &format!("{SQL}{QUICK}\n")).await;
     let ids = insert(&session, 4).await;
     let good = [ids[0], ids[2], ids[3]];

@@ -95,6 +95,23 @@ async fn the_help_of_every_verb_is_the_one_that_was_reviewed() {
     expect_file!["../snapshots/help.txt"].assert_eq(&all);
 }
 
+#[tokio::test]
+async fn a_package_gets_completions_and_a_page_for_every_verb() {
+    for shell in ["bash", "zsh", "fish"] {
+        let output = outboxd_output(None, &["completions", shell]).await;
+        assert!(output.status.success() && String::from_utf8(output.stdout).unwrap().contains("redrive"), "{shell}");
+    }
+    let folder = format!("{}/man-{}", env!("CARGO_TARGET_TMPDIR"), std::process::id());
+    std::fs::create_dir_all(&folder).unwrap();
+    assert!(outboxd_output(None, &["man", "--to", &folder]).await.status.success());
+    let page = |name: &str| std::fs::read_to_string(format!("{folder}/{name}.1")).unwrap();
+    assert!(page("outboxd").contains(".SH SUBCOMMANDS") && page("outboxd-replay").contains("dry\\-run"));
+    assert!(!std::fs::exists(format!("{folder}/outboxd-demo-daemon.1")).unwrap(), "what is hidden has no page");
+    std::fs::remove_dir_all(&folder).unwrap();
+    let output = outboxd_output(None, &["man", "--to", "/nonexistent"]).await;
+    assert!(String::from_utf8(output.stderr).unwrap().contains("cannot write /nonexistent/outboxd.1"));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn events_show_and_status_tell_the_story_to_people_and_to_programs() {
     let database = Database::new().await;

@@ -53,7 +53,10 @@ impl Secured {
         };
         certify("db.example", "server");
         certify("certified", "client");
-        file("hba.conf", "local all all trust\nhostssl all certified all cert\nhostssl all all all trust\n");
+        file(
+            "hba.conf",
+            "local all all trust\nhostssl all certified all cert\nhostssl all guarded all scram-sha-256\nhostssl all all all trust\n",
+        );
 
         // An address of its own: every server has the same port, and the tests run side by side.
         let (pid, number) = (std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
@@ -71,7 +74,11 @@ impl Secured {
         ];
         let server = programs.serve(throwaway.socket_dir(), &settings, &[]).await;
         let session = server.target("postgres").connect("test").await.unwrap();
-        session.client.batch_execute("CREATE ROLE certified LOGIN").await.unwrap();
+        session
+            .client
+            .batch_execute("CREATE ROLE certified LOGIN; CREATE ROLE guarded LOGIN PASSWORD 'hunter2'")
+            .await
+            .unwrap();
         Self { server, folder, address, _throwaway: throwaway }
     }
 
@@ -100,7 +107,8 @@ async fn the_server_s_certificate_and_its_name_are_verified() {
     assert_eq!(good("db.example", "verify-full").await, Ok(()));
     assert_eq!(good("db.example", "require").await, Ok(()));
     assert_eq!(good("other.example", "verify-ca").await, Ok(()));
-    // Channel binding proves that nobody stands in between, where there is a password; TLS without a question is of PostgreSQL 17.
+    let bound = format!("sslmode=verify-full {root} channel_binding=require password=hunter2");
+    assert_eq!(secured.connects("guarded", "db.example", &bound).await, Ok(()));
     for mode in ["verify-full", "require"] {
         let error = good("other.example", mode).await.unwrap_err();
         assert!(error.contains("not valid for name") && error.contains("other.example"), "{error}");

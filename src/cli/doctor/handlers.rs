@@ -92,7 +92,8 @@ fn held_up(findings: &mut Findings, line: &Backlog, usual: Duration) {
             format!("{name}: its target cannot be reached or fails, nothing but probes is sent{error}; {waits}"),
             "mend the target; a probe goes out every 30 s at most, and everything follows when one comes through",
         );
-    } else if oldest > usual.as_secs_f64() {
+    // What runs, or runs again in its time, may be old.
+    } else if line.pending > 0 && oldest > usual.as_secs_f64() {
         findings.problem(format!("{name} is behind: {waits}"), behind(line));
     }
     if line.blocked > 0 && line.dead > 0 {

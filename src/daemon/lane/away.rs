@@ -9,6 +9,17 @@ use super::{Lane, Step};
 use crate::event::EventId;
 
 impl Lane {
+    /// Everything that runs and has a row is given back, for the next leader to run at once.
+    pub fn release(&mut self, now: Instant, steps: &mut Vec<Step>) {
+        let held: Vec<Ticket> =
+            self.deliveries.iter().filter(|(_, d)| d.runs() && d.has_row).map(|(&ticket, _)| ticket).collect();
+        for ticket in held {
+            // Nothing begins any more, not even what is left of a batch.
+            self.release_slot(ticket, now, &mut Vec::new());
+            steps.extend(self.write(ticket, Ended::CutOff, now));
+        }
+    }
+
     /// Forgets what was read and has not begun: the position does not pass it, so it is read again by the next leader. What was
     /// claimed and waits for its key goes back.
     pub fn drop_queue(&mut self, now: Instant, steps: &mut Vec<Step>) {

@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use std::time::Instant;
 
 use super::super::write::{Ended, Ticket};
-use super::delivery::{Delivery, Stage, Step};
+use super::delivery::{Stage, Step};
 use super::{Lane, Record};
 use crate::config::BatchConfig;
 use crate::outcome::{Fault, Outcome};
@@ -89,9 +89,11 @@ impl Lane {
         Some(ticket)
     }
 
-    fn take_batch(&mut self, batch: BatchConfig, now: Instant) -> Vec<Ticket> {
+    /// What goes into one call: of what was claimed, or of what is queued.
+    pub(super) fn take_batch(&mut self, batch: BatchConfig, now: Instant) -> Vec<Ticket> {
         let (mut deliveries, mut most) = (Vec::new(), batch.max);
-        while let Some(next) = self.first_queued() {
+        let is_due = !self.due_queue.is_empty();
+        while let Some(next) = self.first_queued().filter(|_| is_due != self.due_queue.is_empty()) {
             let failures = self.deliveries.get(&next).map_or(0, |delivery| delivery.failures);
             most = most.min(batch.max.checked_shr(failures).unwrap_or(0));
             if deliveries.len() >= most.max(1) || !self.may_begin_another(now) {
@@ -260,22 +262,5 @@ impl Lane {
         self.calls -= 1;
         self.calls_due -= usize::from(is_due);
         true
-    }
-
-    /// Everything that runs and has a row is given back, for the next leader to run at once.
-    pub fn release(&mut self, now: Instant, steps: &mut Vec<Step>) {
-        let held: Vec<Ticket> =
-            self.deliveries.iter().filter(|(_, d)| d.runs() && d.has_row).map(|(&ticket, _)| ticket).collect();
-        for ticket in held {
-            // Nothing begins any more, not even what is left of a batch.
-            self.release_slot(ticket, now, &mut Vec::new());
-            steps.extend(self.write(ticket, Ended::CutOff, now));
-        }
-    }
-
-    /// Whether this delivery has a slot.
-    #[must_use]
-    pub fn runs(&self, ticket: Ticket) -> bool {
-        self.deliveries.get(&ticket).is_some_and(Delivery::runs)
     }
 }

@@ -86,6 +86,11 @@ impl Lane {
                 Taken::Ended(attempt) => ended.extend(attempt),
             }
         }
+        // One call was kept for them; what does not fit into it waits for another.
+        if let Some(batch) = self.config.batch.filter(|_| !self.due_queue.is_empty()) {
+            let deliveries = self.take_batch(batch, now);
+            self.begin_batch(&deliveries, now, steps);
+        }
         ended
     }
 

@@ -328,6 +328,11 @@ impl Lane {
         self.deliveries.get(&ticket).map(|delivery| delivery.event.id)
     }
 
+    #[must_use]
+    pub fn runs(&self, ticket: Ticket) -> bool {
+        self.deliveries.get(&ticket).is_some_and(Delivery::runs)
+    }
+
     /// The event and the number of an attempt that runs and has a row, or will have one when what was asked for is written.
     #[must_use]
     pub fn recorded(&self, ticket: Ticket) -> Option<(EventId, u32)> {
