@@ -128,7 +128,7 @@ $$;
 CREATE FUNCTION outbox.add_partitions(
     ahead integer DEFAULT 4, lasting interval DEFAULT '1 day', smallest bigint DEFAULT 1000000
 ) RETURNS integer
-LANGUAGE plpgsql
+LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 SET lock_timeout = '100ms'
 AS $$

@@ -1,5 +1,41 @@
 -- outboxd: what an operator, a handler or a consumer can do. Each function writes rows; the daemon reacts to rows. `outbox.dead_letters`
--- and the two bulk functions take the same filters; a null filter lets everything pass.
+-- and the two bulk functions take the same filters; a null filter lets everything pass. They run as the owner: who may call one needs
+-- no right on the tables, and has none. What they have done stands in outbox.operation, with the role that asked for it.
+
+-- Who did what by hand. What is about one event goes when the event is old, the rest after a year (trim_operation).
+CREATE TABLE outbox.operation (
+    n          bigint      GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    at         timestamptz NOT NULL DEFAULT clock_timestamp(),
+    role       text        NOT NULL,
+    action     text        NOT NULL,
+    handler    text,
+    event_id   bigint,
+    -- Of an action on many.
+    deliveries bigint,
+    detail     jsonb       NOT NULL DEFAULT '{}',
+    CONSTRAINT detail_is_at_most_64_kibibytes CHECK (pg_column_size(detail) <= 65536)
+);
+CREATE INDEX operation_event ON outbox.operation (event_id, n) WHERE event_id IS NOT NULL;
+CREATE INDEX operation_at ON outbox.operation (at);
+
+-- The role that has called, also inside a function that runs as the owner: that of SET ROLE, else the one that has logged in.
+CREATE FUNCTION outbox.caller() RETURNS text
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT coalesce(nullif(current_setting('role'), 'none'), session_user)
+$$;
+
+-- Notes that somebody has done something. Texts are cut: a reason may be as long as its writer wants.
+CREATE FUNCTION outbox.note(action text, handler text, event_id bigint, deliveries bigint, VARIADIC details text[]) RETURNS void
+LANGUAGE sql
+SET search_path = pg_catalog, pg_temp
+AS $$
+    INSERT INTO outbox.operation (role, action, handler, event_id, deliveries, detail)
+    SELECT outbox.caller(), note.action, note.handler, note.event_id, note.deliveries,
+           coalesce(jsonb_object_agg(note.details[i], left(note.details[i + 1], 2048)) FILTER (WHERE note.details[i + 1] IS NOT NULL), '{}')
+    FROM generate_series(1, cardinality(note.details), 2) AS i
+$$;
 
 -- The headers of what came of an event: its id, that of the first event of all, and the trace (Emit::caused_by is its twin).
 CREATE FUNCTION outbox.caused_by(event_id bigint, headers jsonb) RETURNS jsonb
@@ -66,7 +102,7 @@ CREATE TRIGGER tell_dead_update AFTER UPDATE OF state ON outbox.open FOR EACH RO
 -- Runs a delivery again now: a dead one with its failures forgotten, one that waits for its time or for an answer at once; a flow
 -- from its dead steps. Returns whether there was such a delivery.
 CREATE FUNCTION outbox.retry(event_id bigint, handler text) RETURNS boolean
-LANGUAGE plpgsql
+LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 #variable_conflict use_column
@@ -87,6 +123,7 @@ BEGIN
     IF NOT FOUND THEN
         RETURN false;
     END IF;
+    PERFORM outbox.note('retry', retry.handler, retry.event_id, NULL, VARIADIC '{}');
     PERFORM pg_notify('outbox', '');
     RETURN true;
 END
@@ -94,7 +131,7 @@ $$;
 
 -- Puts a delivery that waits for its time or for an answer off, from now. Returns whether there was such a delivery.
 CREATE FUNCTION outbox.snooze(event_id bigint, handler text, after interval) RETURNS boolean
-LANGUAGE plpgsql
+LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 #variable_conflict use_column
@@ -109,6 +146,7 @@ BEGIN
     IF NOT FOUND THEN
         RETURN false;
     END IF;
+    PERFORM outbox.note('snooze', snooze.handler, snooze.event_id, NULL, 'after', snooze.after::text);
     PERFORM pg_notify('outbox', '');
     RETURN true;
 END
@@ -118,7 +156,7 @@ $$;
 -- running. The attempt of a running one is ended too; what it did until then is done. Of a flow, nothing more begins: what runs may
 -- end, then what is done is compensated. Returns whether there was such a delivery. A dead one is discarded instead.
 CREATE FUNCTION outbox.cancel(event_id bigint, handler text, reason text DEFAULT NULL) RETURNS boolean
-LANGUAGE plpgsql
+LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 #variable_conflict use_column
@@ -126,6 +164,7 @@ DECLARE
     is_flow boolean := EXISTS (SELECT FROM outbox.handler h WHERE h.name = cancel.handler AND h.kind = 'flow');
 BEGIN
     IF is_flow AND outbox.undo_flow(cancel.event_id, cancel.handler, cancel.reason) THEN
+        PERFORM outbox.note('cancel', cancel.handler, cancel.event_id, NULL, 'reason', cancel.reason);
         PERFORM pg_notify('outbox', '');
         RETURN true;
     END IF;
@@ -142,13 +181,14 @@ BEGIN
     )
     INSERT INTO outbox.done (event_id, handler, outcome, attempt, started_at, finished_at, result)
     SELECT cancel.event_id, cancel.handler, 'cancelled', x.attempt, x.started_at, clock_timestamp(),
-           jsonb_strip_nulls(jsonb_build_object('reason', left(cancel.reason, 4096), 'by', session_user, 'error', left(x.last_error, 4096)))
+           jsonb_strip_nulls(jsonb_build_object('reason', left(cancel.reason, 4096), 'by', outbox.caller(), 'error', left(x.last_error, 4096)))
     FROM (SELECT * FROM gone UNION ALL SELECT * FROM pending) AS x (attempt, started_at, last_error)
     ON CONFLICT DO NOTHING;
     IF NOT FOUND THEN
         RETURN false;
     END IF;
     INSERT INTO outbox.cancelling (event_id, handler, flow) VALUES (cancel.event_id, cancel.handler, is_flow);
+    PERFORM outbox.note('cancel', cancel.handler, cancel.event_id, NULL, 'reason', cancel.reason);
     PERFORM pg_notify('outbox', '');
     RETURN true;
 END
@@ -189,7 +229,7 @@ CREATE FUNCTION outbox.redrive(
     handler text DEFAULT NULL, topic text DEFAULT NULL, since timestamptz DEFAULT NULL, until timestamptz DEFAULT NULL,
     error text DEFAULT NULL, per_second double precision DEFAULT NULL, dry_run boolean DEFAULT false
 ) RETURNS bigint
-LANGUAGE plpgsql
+LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 #variable_conflict use_column
@@ -219,6 +259,10 @@ BEGIN
             redriven := redriven + 1;
         END IF;
     END LOOP;
+    IF redriven > 0 THEN
+        PERFORM outbox.note('redrive', redrive.handler, NULL, redriven, 'topic', redrive.topic, 'since', redrive.since::text,
+                            'until', redrive.until::text, 'error', redrive.error, 'per_second', redrive.per_second::text);
+    END IF;
     PERFORM pg_notify('outbox', '');
     RETURN redriven;
 END
@@ -230,7 +274,7 @@ CREATE FUNCTION outbox.discard(
     reason text, handler text DEFAULT NULL, topic text DEFAULT NULL, since timestamptz DEFAULT NULL,
     until timestamptz DEFAULT NULL, error text DEFAULT NULL, dry_run boolean DEFAULT false
 ) RETURNS bigint
-LANGUAGE plpgsql
+LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 #variable_conflict use_column
@@ -248,9 +292,13 @@ BEGIN
     )
     INSERT INTO outbox.done (event_id, handler, outcome, attempt, finished_at, result)
     SELECT g.event_id, g.handler, 'discarded', g.attempt, clock_timestamp(),
-           jsonb_build_object('reason', left(discard.reason, 4096), 'by', session_user, 'error', left(g.last_error, 4096))
+           jsonb_build_object('reason', left(discard.reason, 4096), 'by', outbox.caller(), 'error', left(g.last_error, 4096))
     FROM gone g;
     GET DIAGNOSTICS discarded = ROW_COUNT;
+    IF discarded > 0 THEN
+        PERFORM outbox.note('discard', discard.handler, NULL, discarded, 'reason', discard.reason, 'topic', discard.topic,
+                            'since', discard.since::text, 'until', discard.until::text, 'error', discard.error);
+    END IF;
     PERFORM pg_notify('outbox', '');
     RETURN discarded;
 END
@@ -258,7 +306,7 @@ $$;
 
 -- The same for one delivery, or for the dead steps of a flow. Returns whether it was dead.
 CREATE FUNCTION outbox.discard(event_id bigint, handler text, reason text) RETURNS boolean
-LANGUAGE plpgsql
+LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 #variable_conflict use_column
@@ -274,11 +322,12 @@ BEGIN
     )
     INSERT INTO outbox.done (event_id, handler, outcome, attempt, finished_at, result)
     SELECT g.event_id, g.handler, 'discarded', g.attempt, clock_timestamp(),
-           jsonb_build_object('reason', left(discard.reason, 4096), 'by', session_user, 'error', left(g.last_error, 4096))
+           jsonb_build_object('reason', left(discard.reason, 4096), 'by', outbox.caller(), 'error', left(g.last_error, 4096))
     FROM gone g;
     IF NOT FOUND THEN
         RETURN false;
     END IF;
+    PERFORM outbox.note('discard', discard.handler, discard.event_id, NULL, 'reason', discard.reason);
     PERFORM pg_notify('outbox', '');
     RETURN true;
 END
@@ -293,7 +342,7 @@ CREATE FUNCTION outbox.replay(
     from_id bigint DEFAULT NULL, to_id bigint DEFAULT NULL, reason text DEFAULT NULL,
     per_second double precision DEFAULT NULL, dry_run boolean DEFAULT false, most integer DEFAULT 100000
 ) RETURNS bigint
-LANGUAGE plpgsql
+LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 #variable_conflict use_column
@@ -337,7 +386,7 @@ BEGIN
     ), history AS (
         INSERT INTO outbox.attempt AS a (event_id, handler, attempt, started_at, finished_at, outcome, error)
         SELECT g.event_id, g.handler, g.attempt, coalesce(g.started_at, g.finished_at), g.finished_at, 'replayed',
-               left(concat_ws(': ', format('it was %s; replayed by %s', g.outcome, session_user), replay.reason), 4096)
+               left(concat_ws(': ', format('it was %s; replayed by %s', g.outcome, outbox.caller()), replay.reason), 4096)
         FROM again g
         ON CONFLICT (event_id, handler, attempt) DO UPDATE SET outcome = excluded.outcome, error = excluded.error
     )
@@ -352,6 +401,12 @@ BEGIN
     JOIN outbox.event e ON e.id = f.id
     LEFT JOIN again g ON g.event_id = f.id
     ORDER BY f.place;
+    IF fit IS NOT NULL THEN
+        PERFORM outbox.note('replay', replay.handler, CASE WHEN replay.from_id = replay.to_id THEN replay.from_id END, cardinality(fit),
+                            'topic', replay.topic, 'key', replay.key, 'since', replay.since::text, 'until', replay.until::text,
+                            'from_id', replay.from_id::text, 'to_id', replay.to_id::text, 'reason', replay.reason,
+                            'per_second', replay.per_second::text);
+    END IF;
     PERFORM pg_notify('outbox', '');
     RETURN coalesce(cardinality(fit), 0);
 END
@@ -360,7 +415,7 @@ $$;
 -- Begins nothing more for a handler, until it is resumed or the time has come; what runs goes on. Returns whether there is such a
 -- handler.
 CREATE FUNCTION outbox.pause(handler text, reason text DEFAULT NULL, until timestamptz DEFAULT NULL) RETURNS boolean
-LANGUAGE plpgsql
+LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
@@ -368,11 +423,12 @@ BEGIN
         RAISE invalid_parameter_value USING MESSAGE = format('until is %s; it must lie ahead', pause.until);
     END IF;
     UPDATE outbox.handler AS h SET paused_at = clock_timestamp(), paused_until = nullif(pause.until, 'infinity'),
-        paused_by = session_user, pause_reason = left(pause.reason, 1024)
+        paused_by = outbox.caller(), pause_reason = left(pause.reason, 1024)
     WHERE h.name = pause.handler;
     IF NOT FOUND THEN
         RETURN false;
     END IF;
+    PERFORM outbox.note('pause', pause.handler, NULL, NULL, 'reason', pause.reason, 'until', pause.until::text);
     PERFORM pg_notify('outbox', '');
     RETURN true;
 END
@@ -380,7 +436,7 @@ $$;
 
 -- Ends a handler's pause. Returns whether it was paused.
 CREATE FUNCTION outbox.resume(handler text) RETURNS boolean
-LANGUAGE plpgsql
+LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
@@ -389,6 +445,7 @@ BEGIN
     IF NOT FOUND THEN
         RETURN false;
     END IF;
+    PERFORM outbox.note('resume', resume.handler, NULL, NULL, VARIADIC '{}');
     PERFORM pg_notify('outbox', '');
     RETURN true;
 END
@@ -398,27 +455,54 @@ $$;
 -- null does: so many attempts at the same time, and so many in a second, a minute or an hour ('50/s', '10/m', '1000/h'). What runs goes
 -- on. Returns whether there is such a handler.
 CREATE FUNCTION outbox.set_limits(handler text, concurrency integer DEFAULT NULL, rate text DEFAULT NULL) RETURNS boolean
-LANGUAGE plpgsql
+LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     none boolean := set_limits.concurrency IS NULL AND set_limits.rate IS NULL;
 BEGIN
     UPDATE outbox.handler AS h SET limit_concurrency = set_limits.concurrency, limit_rate = set_limits.rate,
-        limited_at = CASE WHEN none THEN NULL ELSE clock_timestamp() END, limited_by = CASE WHEN none THEN NULL ELSE session_user END
+        limited_at = CASE WHEN none THEN NULL ELSE clock_timestamp() END, limited_by = CASE WHEN none THEN NULL ELSE outbox.caller() END
     WHERE h.name = set_limits.handler;
     IF NOT FOUND THEN
         RETURN false;
     END IF;
+    PERFORM outbox.note('limit', set_limits.handler, NULL, NULL, 'concurrency', set_limits.concurrency::text, 'rate', set_limits.rate);
     PERFORM pg_notify('outbox', '');
     RETURN true;
+END
+$$;
+
+-- Forgets a handler that left the configuration, with its position and its open deliveries; of a flow, its steps too. Returns the open
+-- deliveries given up with it, null if no absent handler has this name.
+CREATE FUNCTION outbox.forget(handler text) RETURNS bigint
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_column
+DECLARE
+    gone  text[];
+    given bigint;
+BEGIN
+    WITH forgotten AS (
+        DELETE FROM outbox.handler h WHERE (h.name = forget.handler OR h.flow = forget.handler) AND h.absent RETURNING h.name
+    )
+    SELECT array_agg(f.name) INTO gone FROM forgotten f;
+    IF forget.handler <> ALL (coalesce(gone, '{}')) THEN
+        RETURN NULL;
+    END IF;
+    DELETE FROM outbox.open o WHERE o.handler = ANY (gone);
+    GET DIAGNOSTICS given = ROW_COUNT;
+    DELETE FROM outbox.flow_version v WHERE v.flow = ANY (gone);
+    PERFORM outbox.note('forget', forget.handler, NULL, given, VARIADIC '{}');
+    RETURN given;
 END
 $$;
 
 -- Says that an attempt is alive, and how far it is. Its time-out begins again, up to the handler's max_timeout. Returns false
 -- when the row is not there: the attempt was taken away, or is so young that it has none.
 CREATE FUNCTION outbox.heartbeat(event_id bigint, handler text, attempt integer, progress jsonb DEFAULT NULL) RETURNS boolean
-LANGUAGE plpgsql
+LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 #variable_conflict use_column

@@ -37,7 +37,7 @@ $$;
 -- The partitions that may go as far as a glance tells: all their ids have been given out, the event with the highest id is older
 -- than `retention`, and every handler is past them. Not those that are empty already.
 CREATE FUNCTION outbox.old_partitions(retention interval) RETURNS TABLE (first_id bigint, next_id bigint)
-LANGUAGE plpgsql
+LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
@@ -65,7 +65,7 @@ $$;
 -- nothing is under way when it is ours. What was inserted after the check keeps it, and so does a handler that has come since and
 -- begins before it. Returns whether it has gone by this, null when somebody uses it.
 CREATE FUNCTION outbox.empty_partition(first_id bigint, checked pg_snapshot) RETURNS boolean
-LANGUAGE plpgsql
+LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off
 SET enable_bitmapscan = off
@@ -98,7 +98,7 @@ $$;
 -- Drops the partitions below the last id given out that are empty. Returns how many; null when somebody uses the log, or the
 -- settled, for longer than producers could wait. What comes with such an id later goes to the default partition.
 CREATE FUNCTION outbox.drop_partitions() RETURNS integer
-LANGUAGE plpgsql
+LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 SET lock_timeout = '50ms'
 AS $$
@@ -138,7 +138,7 @@ $$;
 -- Takes away, row by row, what has finished and is older than that among these ids, at most 500 events of them, and what is left
 -- of events that have gone: their outcomes, and the history of their attempts. Returns how many rows, null when a lock is in the way.
 CREATE FUNCTION outbox.trim_log(first_id bigint, next_id bigint, older interval) RETURNS bigint
-LANGUAGE plpgsql
+LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 SET lock_timeout = '50ms'
 AS $$

@@ -16,10 +16,8 @@ AS $$
     WHERE h.name = ended.handler AND h.on_done IS NOT NULL AND NOT ended.headers ? 'outbox-done-of'
 $$;
 
--- Finishes a delivery whose answer has come, or that was done by other means: one that has begun and is not finished or dead. What
--- a running attempt still does counts no more. Returns whether there was one; an attempt younger than a second has no row yet, unless
--- its handler says `record = "start"` or `callback = true`.
-CREATE FUNCTION outbox.complete(event_id bigint, handler text, result jsonb DEFAULT NULL) RETURNS boolean
+-- Finishes a delivery whose answer has come. What outbox.complete says, without a note: a callback is nobody's doing by hand.
+CREATE FUNCTION outbox.answer_done(event_id bigint, handler text, result jsonb) RETURNS boolean
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -30,20 +28,36 @@ BEGIN
     -- One statement: the row of a step must not be gone before it is done.
     WITH gone AS (
         DELETE FROM outbox.open AS o
-        WHERE o.event_id = complete.event_id AND o.handler = complete.handler AND o.attempt >= 1 AND o.state <> 'dead'
+        WHERE o.event_id = answer_done.event_id AND o.handler = answer_done.handler AND o.attempt >= 1 AND o.state <> 'dead'
           AND o.flow_version IS NULL
         RETURNING o.*
     ), done AS (
         INSERT INTO outbox.done (event_id, handler, outcome, attempt, started_at, finished_at, result)
-        SELECT g.event_id, g.handler, 'done', g.attempt, coalesce(g.started_at, g.updated_at), clock_timestamp(), complete.result
+        SELECT g.event_id, g.handler, 'done', g.attempt, coalesce(g.started_at, g.updated_at), clock_timestamp(), answer_done.result
         FROM gone g
     )
     SELECT g.* INTO ended FROM gone g;
     IF NOT FOUND THEN
         RETURN false;
     END IF;
-    PERFORM outbox.tell_done(ended, complete.result);
+    PERFORM outbox.tell_done(ended, answer_done.result);
     PERFORM pg_notify('outbox', '');
+    RETURN true;
+END
+$$;
+
+-- Finishes a delivery whose answer has come, or that was done by other means: one that has begun and is not finished or dead. What
+-- a running attempt still does counts no more. Returns whether there was one; an attempt younger than a second has no row yet, unless
+-- its handler says `record = "start"` or `callback = true`.
+CREATE FUNCTION outbox.complete(event_id bigint, handler text, result jsonb DEFAULT NULL) RETURNS boolean
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF NOT outbox.answer_done(complete.event_id, complete.handler, complete.result) THEN
+        RETURN false;
+    END IF;
+    PERFORM outbox.note('complete', complete.handler, complete.event_id, NULL, VARIADIC '{}');
     RETURN true;
 END
 $$;
@@ -63,17 +77,15 @@ AS $$
     ), 0) * interval '1 second'
 $$;
 
--- Fails a delivery whose answer is no: one that runs, waits for its answer or is to be asked again. It runs again after the pause
--- of its handler's retries, or is dead if that was its last failure, or if `dead` says that it will never succeed. What a running
--- attempt still does counts no more. Returns whether there was one; see outbox.complete.
-CREATE FUNCTION outbox.fail(event_id bigint, handler text, error text, dead boolean DEFAULT false) RETURNS boolean
+-- Fails a delivery whose answer is no. What outbox.fail says, without a note.
+CREATE FUNCTION outbox.answer_failed(event_id bigint, handler text, error text, dead boolean) RETURNS boolean
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
 #variable_conflict use_column
 DECLARE
-    retry jsonb := (SELECT h.settings->'retry' FROM outbox.handler h WHERE h.name = fail.handler);
-    most  integer := CASE WHEN fail.dead THEN 0 ELSE (retry->>'max_attempts')::integer END;
+    retry jsonb := (SELECT h.settings->'retry' FROM outbox.handler h WHERE h.name = answer_failed.handler);
+    most  integer := CASE WHEN answer_failed.dead THEN 0 ELSE (retry->>'max_attempts')::integer END;
 BEGIN
     UPDATE outbox.open AS o SET
         state      = CASE WHEN o.failures + 1 >= most THEN 'dead' ELSE 'retrying' END,
@@ -82,14 +94,30 @@ BEGIN
         started_at = NULL,
         polls      = 0,
         answer_by  = NULL,
-        last_error = left(coalesce(nullif(fail.error, ''), 'failed by outbox.fail'), 4096),
+        last_error = left(coalesce(nullif(answer_failed.error, ''), 'failed by outbox.fail'), 4096),
         updated_at = clock_timestamp()
-    WHERE o.event_id = fail.event_id AND o.handler = fail.handler AND o.attempt >= 1
+    WHERE o.event_id = answer_failed.event_id AND o.handler = answer_failed.handler AND o.attempt >= 1
       AND o.state IN ('waiting', 'running', 'scheduled') AND o.failures < o.attempt AND o.flow_version IS NULL;
     IF NOT FOUND THEN
         RETURN false;
     END IF;
     PERFORM pg_notify('outbox', '');
+    RETURN true;
+END
+$$;
+
+-- Fails a delivery whose answer is no: one that runs, waits for its answer or is to be asked again. It runs again after the pause
+-- of its handler's retries, or is dead if that was its last failure, or if `dead` says that it will never succeed. What a running
+-- attempt still does counts no more. Returns whether there was one; see outbox.complete.
+CREATE FUNCTION outbox.fail(event_id bigint, handler text, error text, dead boolean DEFAULT false) RETURNS boolean
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF NOT outbox.answer_failed(fail.event_id, fail.handler, fail.error, fail.dead) THEN
+        RETURN false;
+    END IF;
+    PERFORM outbox.note('fail', fail.handler, fail.event_id, NULL, 'error', fail.error, 'dead', fail.dead::text);
     RETURN true;
 END
 $$;

@@ -211,6 +211,16 @@ COMMENT ON COLUMN outbox.alert.name IS 'As in the configuration.';
 COMMENT ON COLUMN outbox.alert.handler IS 'The handler that it is about; empty: the daemon.';
 COMMENT ON COLUMN outbox.alert.raised_at IS 'Since when.';
 
+COMMENT ON TABLE outbox.operation IS 'What was done by hand: who, when, what. What is about one event goes when it is old, the rest after a year.';
+COMMENT ON COLUMN outbox.operation.n IS 'The order of the rows.';
+COMMENT ON COLUMN outbox.operation.at IS 'When.';
+COMMENT ON COLUMN outbox.operation.role IS 'The role that did it: that of SET ROLE, or the one that had logged in.';
+COMMENT ON COLUMN outbox.operation.action IS 'The function of the schema that did it; limit is outbox.set_limits.';
+COMMENT ON COLUMN outbox.operation.handler IS 'The handler; null: all of them.';
+COMMENT ON COLUMN outbox.operation.event_id IS 'The event; null: many, or none.';
+COMMENT ON COLUMN outbox.operation.deliveries IS 'Of an action on many: how many.';
+COMMENT ON COLUMN outbox.operation.detail IS 'What else was said, the reason for example.';
+
 COMMENT ON TABLE outbox.callback_key IS 'What callback tokens are made with. Who reads it can answer for every delivery.';
 COMMENT ON COLUMN outbox.callback_key.singleton IS 'There is one row.';
 COMMENT ON COLUMN outbox.callback_key.key IS 'The key.';

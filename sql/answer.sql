@@ -3,5 +3,5 @@
 -- $4 boolean it succeeded, $5 jsonb result, $6 text error, $7 boolean it will never succeed
 -- Result: one row, whether the delivery was there to be answered.
 SELECT CASE WHEN NOT EXISTS (SELECT FROM outbox.open o WHERE o.event_id = $1 AND o.handler = $2 AND o.created_at = $3) THEN false
-            WHEN $4 THEN outbox.complete($1, $2, $5)
-            ELSE outbox.fail($1, $2, $6, $7) END AS accepted
+            WHEN $4 THEN outbox.answer_done($1, $2, $5)
+            ELSE outbox.answer_failed($1, $2, $6, $7) END AS accepted

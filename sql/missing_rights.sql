@@ -11,11 +11,16 @@ FROM (
            ('SELECT', 'outbox.cancelling'), ('DELETE', 'outbox.cancelling'), ('SELECT', 'outbox.callback_key'),
            ('SELECT', 'outbox.flow_version'), ('INSERT', 'outbox.flow_version'), ('DELETE', 'outbox.flow_version'), ('DELETE', 'outbox.done'),
            ('SELECT', 'outbox.schedule'), ('INSERT', 'outbox.schedule'), ('UPDATE', 'outbox.schedule'), ('DELETE', 'outbox.schedule'),
-           ('SELECT', 'outbox.alert'), ('INSERT', 'outbox.alert'), ('DELETE', 'outbox.alert')
+           ('SELECT', 'outbox.alert'), ('INSERT', 'outbox.alert'), ('DELETE', 'outbox.alert'),
+           ('SELECT', 'outbox.operation'), ('DELETE', 'outbox.operation'), ('UPDATE', 'outbox.operation'), ('UPDATE', 'outbox.event')
 ) AS needed (privilege, relation)
 WHERE NOT has_table_privilege(needed.relation, needed.privilege)
 UNION ALL
 SELECT 'set the sequence outbox.bell' WHERE NOT has_sequence_privilege('outbox.bell', 'UPDATE')
 UNION ALL
-SELECT 'make partitions of outbox.event, which only its owner may'
-WHERE NOT pg_has_role((SELECT relowner FROM pg_class WHERE oid = 'outbox.event'::regclass), 'USAGE')
+-- Who may do what is not the daemon's to say.
+SELECT format('call %s of the functions of schema outbox, %s for example', count(*), min(p.proname))
+FROM pg_proc p
+WHERE p.pronamespace = 'outbox'::regnamespace AND NOT has_function_privilege(p.oid, 'EXECUTE')
+  AND p.proname NOT IN ('add_roles', 'let_publish', 'allow_publish', 'forbid_publish')
+HAVING count(*) > 0

@@ -36,10 +36,11 @@ impl Check {
             if let Some(store) = set_up(&mut findings, session).await? {
                 functions(&mut findings, &store, &config).await?;
                 match store.leader().await? {
-                    Some(leader) => {
+                    Some(leader) if leader.may_lead => {
                         findings.good(format!("a daemon leads: session {} from {}", leader.pid, leader.address));
                     }
-                    None => findings.good("no daemon leads at the moment"),
+                    // `doctor` says who is in the way.
+                    _ => findings.good("no daemon leads at the moment"),
                 }
             }
         }
@@ -92,9 +93,17 @@ pub(super) async fn set_up(findings: &mut Findings, session: Session) -> Result<
         );
     }
     let missing = store.missing_rights().await?;
-    if !missing.is_empty() {
+    if !missing.is_empty() && store.leader().await?.is_some_and(|leader| leader.may_lead) {
+        findings.notice(
+            "this role could not run the daemon; that of the one that leads can",
+            "nothing to do, unless it should",
+        );
+    } else if !missing.is_empty() {
         let what = format!("this role may not {}", missing.join(", "));
-        findings.problem(what, "run the daemon as the role that migrated, or grant it that");
+        findings.problem(
+            what,
+            "run the daemon as the role that migrated, or as a member of outbox_daemon (`outboxd migrate --roles`)",
+        );
     }
     for (name, enabled) in store.triggers().await? {
         let silent = if name == "ring" { "events wait for the poll" } else { "a dedup key holds nothing back" };

@@ -5,12 +5,17 @@ use clap::Args;
 use super::output::{print, print_json};
 use super::{Failure, Global};
 use crate::postgres::migrate;
+use crate::store::Store;
 
 #[derive(Debug, Args)]
 pub(super) struct Migrate {
     /// Print the SQL instead of running it
     #[arg(long)]
     sql: bool,
+    /// Make the roles outbox_producer, outbox_reader, outbox_operator and outbox_daemon, too, and give them their rights in this
+    /// database. Roles belong to the whole cluster; making them takes CREATEROLE
+    #[arg(long, conflicts_with = "sql")]
+    roles: bool,
     /// Print what was done as JSON
     #[arg(long, conflicts_with = "sql")]
     json: bool,
@@ -23,12 +28,16 @@ impl Migrate {
         }
         let target = global.target()?;
         let applied = migrate::migrate(&target).await?;
-        if self.json {
-            return print_json(&serde_json::json!({ "applied": applied }));
+        if self.roles {
+            Store::new(target.connect("migrate").await?).add_roles().await?;
         }
+        if self.json {
+            return print_json(&serde_json::json!({ "applied": applied, "roles": self.roles }));
+        }
+        let roles = if self.roles { "; the four roles have their rights" } else { "" };
         match applied.as_slice() {
-            [] => print("the schema is up to date\n"),
-            applied => print(&format!("applied {}\n", applied.join(", "))),
+            [] => print(&format!("the schema is up to date{roles}\n")),
+            applied => print(&format!("applied {}{roles}\n", applied.join(", "))),
         }
     }
 }

@@ -7,7 +7,7 @@ use clap::Args;
 use super::output::{print, print_json};
 use super::{Failure, Global};
 use crate::emit::{CAUSATION, CORRELATION};
-use crate::store::inspect::{DeliveryStory, Story};
+use crate::store::inspect::{DeliveryStory, Operation, Story};
 
 #[derive(Debug, Args)]
 pub(super) struct Show {
@@ -55,7 +55,22 @@ fn told(story: &Story) -> String {
         text.push('\n');
         text.push_str(&delivery_told(delivery));
     }
+    for operation in &story.operations {
+        text.push_str(&done_by_hand(operation));
+    }
     text
+}
+
+fn done_by_hand(operation: &Operation) -> String {
+    let Operation { handler, at, role, action, detail } = operation;
+    let handler = handler.as_ref().map(|handler| format!(" {handler}")).unwrap_or_default();
+    let said: Vec<String> =
+        detail.as_object().into_iter().flatten().map(|(name, value)| format!("{name} {value}")).collect();
+    format!(
+        "\n{at:.3}  {action}{handler} by {role}{}{}\n",
+        if said.is_empty() { "" } else { ": " },
+        cut(&said.join(", "))
+    )
 }
 
 /// The event whose delivery emitted this one, and the first of all if that is another.

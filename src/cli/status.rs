@@ -26,6 +26,8 @@ impl Status {
                     "pid": leader.pid,
                     "address": leader.address,
                     "since": leader.since,
+                    "role": leader.role,
+                    "may_lead": leader.may_lead,
                     "silent_seconds": leader.silent.map(|silent| silent.as_secs_f64()),
                 })
             });
@@ -38,6 +40,11 @@ impl Status {
 fn headline(leader: Option<&Leader>) -> String {
     match leader {
         None => "no daemon leads: nothing is dispatched until `outboxd run` runs".to_owned(),
+        Some(Leader { pid, role, may_lead: false, .. }) => {
+            format!(
+                "no daemon leads: session {pid} holds its lock, whose role {role} is no daemon's: see outboxd doctor"
+            )
+        }
         Some(Leader { pid, address, since, .. }) => {
             let since = since.map_or_else(String::new, |since| format!(" since {since:.0}"));
             format!("a daemon leads: session {pid} from {address}{since}")

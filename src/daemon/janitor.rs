@@ -24,7 +24,7 @@ const FIRST_SWEEP_MAX: Duration = Duration::from_secs(30);
 /// So many times as long as a statement of the sweep takes it rests: what it looks for is rare, and the others need the CPU.
 const SWEEP_RESTS: u32 = 9;
 
-/// Keys that `trim_dedup` and `trim_consumed` forget in one statement.
+/// What `trim_dedup`, `trim_consumed` and `trim_operation` forget in one statement.
 const KEYS_TOGETHER: u64 = 10_000;
 
 type Failed = Box<dyn std::error::Error + Send + Sync>;
@@ -55,6 +55,7 @@ async fn round(
     store.trim_position().await?;
     while store.trim_dedup().await? == KEYS_TOGETHER {}
     while store.trim_consumed().await? == KEYS_TOGETHER {}
+    while store.trim_operation(context.daemon.retention).await? == KEYS_TOGETHER {}
     retention.run(context, &store).await?;
     // Nothing can be compared before the leader has said how far each handler is.
     positions.wait_for(Option::is_some).await?;

@@ -8,12 +8,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
+use tokio_postgres::error::SqlState;
 
 use super::context::{Context, registrations};
 use super::read::Earlier;
 use super::term::{Links, Pids};
 use crate::observe::Observation;
 use crate::postgres::{ConnectError, MigrateError, SchemaStatus, Session, migrate};
+use crate::store::registry::Holder;
 use crate::store::{Error, Store};
 use crate::systemd;
 
@@ -42,8 +44,8 @@ pub(super) enum LeadError {
 impl LeadError {
     fn lacks_rights(which: &str) -> Self {
         Self::Setup(format!(
-            "the daemon's role lacks rights: {which}. Run the daemon as the role that ran `outboxd migrate`, \
-             or make it a member of that role"
+            "the daemon's role lacks rights: {which}. Run the daemon as the role that ran `outboxd migrate`, or make \
+             its role a member of that one, or of outbox_daemon, which `outboxd migrate --roles` makes and keeps up to date"
         ))
     }
 }
@@ -78,7 +80,7 @@ pub(super) async fn take(context: &Context) -> Result<Links, LeadError> {
     let bell = Store::new(target.listen("bell", Arc::clone(&wake)).await?);
     bell.listen().await?;
     let tail = Store::new(target.connect("tail").await?);
-    fence_tail(&tail).await?;
+    fence_tail(context, &tail).await?;
     tail.pin_plans().await?;
     let pids = Pids { leader: leader.backend().await?, tail: tail.backend().await? };
 
@@ -124,12 +126,44 @@ async fn check_schema(session: &Session) -> Result<(), LeadError> {
 
 /// Returns when no earlier tail can set the bell's flag any more. A frozen leader's could, when it wakes: the flag would
 /// say "be silent" while this daemon sleeps.
-async fn fence_tail(tail: &Store) -> Result<(), Error> {
-    let began = Instant::now();
-    while !tail.fence_tail(began.elapsed() > EARLIER_TAIL_MAX).await? {
-        tokio::time::sleep(EARLIER_TAIL_PAUSE).await;
+async fn fence_tail(context: &Context, tail: &Store) -> Result<(), Error> {
+    let (began, mut stranger) = (Instant::now(), Stranger(None));
+    while let Err(holder) = tail.fence_tail().await? {
+        let mut pause = EARLIER_TAIL_PAUSE;
+        if let Some(holder) = holder.filter(|_| began.elapsed() > EARLIER_TAIL_MAX)
+            && !stranger.end(context, tail, &holder).await?
+        {
+            context.progress.made(Instant::now());
+            pause = TRY_EVERY;
+        }
+        tokio::time::sleep(pause).await;
     }
     Ok(())
+}
+
+/// A session that is in the way and that this role may not end: every role may take every advisory lock.
+struct Stranger(Option<Holder>);
+
+impl Stranger {
+    /// Ends a session. Returns whether that was possible; if not, the log says once whose it is, and what to do.
+    async fn end(&mut self, context: &Context, store: &Store, holder: &Holder) -> Result<bool, Error> {
+        match store.depose(holder.pid).await {
+            Ok(_) => Ok(true),
+            Err(error) if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => {
+                if self.0.as_ref() != Some(holder) {
+                    let Holder { pid, role } = holder;
+                    let text = format!(
+                        "session {pid} of role {role} holds a lock of the daemon's, and this role may not end it: no daemon can lead. \
+                         A superuser can, with pg_terminate_backend({pid}); `outboxd doctor` says how to keep {role} out"
+                    );
+                    context.observer.tell(&Observation::Notice { text });
+                    self.0 = Some(holder.clone());
+                }
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    }
 }
 
 /// Returns when this session leads.
@@ -137,9 +171,18 @@ async fn stand_by(context: &Context, store: &Store) -> Result<(), LeadError> {
     let mut told = None;
     // What its session was last seen to have said, and since when.
     let mut quiet = (None, Instant::now());
+    let mut stranger = Stranger(None);
     while !store.lead().await? {
         context.progress.made(Instant::now());
         if let Some(leader) = store.leader().await? {
+            let holder = Holder { pid: leader.pid, role: leader.role };
+            if !leader.may_lead {
+                // It does not lead, it is in the way.
+                if !stranger.end(context, store, &holder).await? {
+                    tokio::time::sleep(TRY_EVERY).await;
+                }
+                continue;
+            }
             if told != Some(leader.pid) {
                 told = Some(leader.pid);
                 let text = format!("session {} from {}", leader.pid, leader.address);
@@ -152,8 +195,7 @@ async fn stand_by(context: &Context, store: &Store) -> Result<(), LeadError> {
                 quiet = (said, Instant::now());
             }
             let silent = quiet.1.elapsed();
-            if quiet.0.is_some() && silent > SILENT_MAX {
-                store.depose(leader.pid).await?;
+            if quiet.0.is_some() && silent > SILENT_MAX && stranger.end(context, store, &holder).await? {
                 context.observer.tell(&Observation::Deposed { pid: leader.pid, silent });
                 quiet.1 = Instant::now();
                 continue;

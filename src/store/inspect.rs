@@ -78,6 +78,18 @@ pub struct Story {
     pub deliveries: Vec<DeliveryStory>,
     /// What they have emitted, the first hundred events.
     pub emitted: Vec<EmittedStory>,
+    /// What was done by hand, the first hundred.
+    pub operations: Vec<Operation>,
+}
+
+/// Something that somebody did by hand with a delivery of a [`Story`].
+#[derive(Debug, Serialize)]
+pub struct Operation {
+    pub handler: Option<String>,
+    pub at: Timestamp,
+    pub role: String,
+    pub action: String,
+    pub detail: Value,
 }
 
 /// An event that a delivery of a [`Story`] has emitted.
@@ -181,6 +193,7 @@ impl Store {
             created_at: row.get("created_at"),
             deliveries: self.deliveries(id).await?,
             emitted: self.emitted(id).await?,
+            operations: self.operations(id).await?,
         }))
     }
 
@@ -188,6 +201,18 @@ impl Store {
         let rows = self.query(sql!("show_emitted"), &[&id]).await?;
         let emitted = |row: &tokio_postgres::Row| EmittedStory { id: row.get("id"), topic: row.get("topic") };
         Ok(rows.iter().map(emitted).collect())
+    }
+
+    async fn operations(&self, id: i64) -> Result<Vec<Operation>, Error> {
+        let rows = self.query(sql!("show_operations"), &[&id]).await?;
+        let operation = |row: &tokio_postgres::Row| Operation {
+            handler: row.get("handler"),
+            at: row.get("at"),
+            role: row.get("role"),
+            action: row.get("action"),
+            detail: row.get("detail"),
+        };
+        Ok(rows.iter().map(operation).collect())
     }
 
     async fn deliveries(&self, id: i64) -> Result<Vec<DeliveryStory>, Error> {

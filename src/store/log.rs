@@ -214,6 +214,11 @@ impl Store {
         self.execute(sql!("trim_consumed"), &[]).await
     }
 
+    /// Forgets what was done by hand, to one event after so long, or like all else after a year; how many.
+    pub async fn trim_operation(&self, kept: Option<Duration>) -> Result<u64, Error> {
+        self.execute(sql!("trim_operation"), &[&kept.map(|kept| kept.as_secs_f64())]).await
+    }
+
     /// Removes old checkpoints.
     pub async fn trim_position(&self) -> Result<u64, Error> {
         self.execute(sql!("trim_position"), &[]).await

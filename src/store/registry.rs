@@ -38,6 +38,16 @@ pub struct Leader {
     pub silent: Option<Duration>,
     /// When it last said something, on PostgreSQL's clock; only good for comparing.
     pub said: Option<String>,
+    pub role: String,
+    /// Whether its role could do a leader's work; every role may take every advisory lock.
+    pub may_lead: bool,
+}
+
+/// A session that holds a lock which this one wants, and the role it has logged in as.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holder {
+    pub pid: i32,
+    pub role: String,
 }
 
 /// A handler as `outbox.handler` keeps it.
@@ -150,7 +160,14 @@ impl Store {
             since: row.get("since"),
             silent: row.get::<_, Option<f64>>("silent").map(seconds),
             said: row.get("said"),
+            role: row.get("role"),
+            may_lead: row.get("may_lead"),
         }))
+    }
+
+    /// Makes the four roles where they are missing, and gives them their rights.
+    pub async fn add_roles(&self) -> Result<(), Error> {
+        self.query_one(sql!("add_roles"), &[]).await.map(drop)
     }
 
     /// The server process of this session.
@@ -169,9 +186,11 @@ impl Store {
         Ok(self.query_one(sql!("depose"), &[&pid]).await?.get(0))
     }
 
-    /// Tries to become the only session that sets the bell's flag; on request ends the one that holds on to it.
-    pub async fn fence_tail(&self, end_other: bool) -> Result<bool, Error> {
-        Ok(self.query_one(sql!("fence_tail"), &[&end_other]).await?.get("ours"))
+    /// Tries to become the only session that sets the bell's flag; otherwise who is, if somebody still is.
+    pub async fn fence_tail(&self) -> Result<Result<(), Option<Holder>>, Error> {
+        let row = self.query_one(sql!("fence_tail"), &[]).await?;
+        let holder = row.get::<_, Option<i32>>("pid").map(|pid| Holder { pid, role: row.get("role") });
+        Ok(if row.get("ours") { Ok(()) } else { Err(holder) })
     }
 
     /// Writes the configured handlers, marks the others absent, and gives new ones their first position: behind
@@ -258,7 +277,7 @@ impl Store {
     /// Forgets an absent handler; returns how many open deliveries were given up, `None` if no absent handler has
     /// this name.
     pub async fn forget(&self, handler: &str) -> Result<Option<i64>, Error> {
-        Ok(self.query_opt(sql!("forget"), &[&handler]).await?.map(|row| row.get("given_up")))
+        Ok(self.query_one(sql!("forget"), &[&handler]).await?.get("given_up"))
     }
 
     /// Looks up a SQL handler's function by its quoted name with the types of its arguments.

@@ -337,6 +337,10 @@ async fn dead_deliveries_are_discarded_and_others_cancelled_and_show_tells_by_wh
           finished   TIME
           by         outboxd
           reason     not wanted
+
+        TIME  cancel mail by outboxd: reason "not wanted"
+
+        TIME  cancel sms by outboxd: reason "not wanted"
     "#]]
     .assert_eq(&session_of(&database, &lines).await);
     expect!["1 mail discarded, 1 sms pending, 2 mail discarded, 2 sms done, 3 mail dead, 3 sms done, 4 mail cancelled, 4 sms cancelled"].assert_eq(&states(&session).await);

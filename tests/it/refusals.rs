@@ -253,13 +253,13 @@ async fn a_schema_that_is_behind_is_78() {
         &database,
         expect![[r#"
             run: 78
-            outboxd: the schema is at version 1, this outboxd needs 8: run outboxd migrate
+            outboxd: the schema is at version 1, this outboxd needs 9: run outboxd migrate
             check: 78
             ok       the configuration has 1 handler
             ok       PostgreSQL VERSION answers
-            problem  the schema is at version 1, this outboxd needs 8: run outboxd migrate
+            problem  the schema is at version 1, this outboxd needs 9: run outboxd migrate
             status: 78
-            outboxd: the schema is at version 1, this outboxd needs 8: run outboxd migrate
+            outboxd: the schema is at version 1, this outboxd needs 9: run outboxd migrate
         "#]],
     )
     .await;
@@ -272,13 +272,13 @@ async fn a_schema_that_is_newer_is_78() {
         &with_history(newer).await,
         expect![[r#"
             run: 78
-            outboxd: the schema was made by a newer outboxd (it is at version 9999, this one knows 8): update outboxd
+            outboxd: the schema was made by a newer outboxd (it is at version 9999, this one knows 9): update outboxd
             check: 78
             ok       the configuration has 1 handler
             ok       PostgreSQL VERSION answers
-            problem  the schema was made by a newer outboxd (it is at version 9999, this one knows 8): update outboxd
+            problem  the schema was made by a newer outboxd (it is at version 9999, this one knows 9): update outboxd
             status: 78
-            outboxd: the schema was made by a newer outboxd (it is at version 9999, this one knows 8): update outboxd
+            outboxd: the schema was made by a newer outboxd (it is at version 9999, this one knows 9): update outboxd
         "#]],
     )
     .await;
@@ -312,14 +312,14 @@ async fn a_role_without_rights_is_78_and_says_which() {
     "#]].assert_eq(&after("GRANT USAGE ON SCHEMA outbox TO ROLE").await);
     expect![[r#"
         run: 78
-        outboxd: the daemon's role lacks rights: INSERT on outbox.done; INSERT on outbox.open; UPDATE on outbox.open; DELETE on outbox.open; INSERT on outbox.event; INSERT on outbox.attempt; INSERT on outbox.handler; UPDATE on outbox.handler; INSERT on outbox.position; DELETE on outbox.position; UPDATE on outbox.installation; UPDATE on outbox.dedup; DELETE on outbox.dedup; UPDATE on outbox.consumed; DELETE on outbox.consumed; DELETE on outbox.cancelling; INSERT on outbox.flow_version; DELETE on outbox.flow_version; DELETE on outbox.done; INSERT on outbox.schedule; UPDATE on outbox.schedule; DELETE on outbox.schedule; INSERT on outbox.alert; DELETE on outbox.alert; set the sequence outbox.bell; make partitions of outbox.event, which only its owner may. Run the daemon as the role that ran `outboxd migrate`, or make it a member of that role
+        outboxd: the daemon's role lacks rights: INSERT on outbox.done; INSERT on outbox.open; UPDATE on outbox.open; DELETE on outbox.open; INSERT on outbox.event; INSERT on outbox.attempt; INSERT on outbox.handler; UPDATE on outbox.handler; INSERT on outbox.position; DELETE on outbox.position; UPDATE on outbox.installation; UPDATE on outbox.dedup; DELETE on outbox.dedup; UPDATE on outbox.consumed; DELETE on outbox.consumed; DELETE on outbox.cancelling; INSERT on outbox.flow_version; DELETE on outbox.flow_version; DELETE on outbox.done; INSERT on outbox.schedule; UPDATE on outbox.schedule; DELETE on outbox.schedule; INSERT on outbox.alert; DELETE on outbox.alert; DELETE on outbox.operation; UPDATE on outbox.operation; UPDATE on outbox.event; set the sequence outbox.bell; call 60 of the functions of schema outbox, add_partitions for example. Run the daemon as the role that ran `outboxd migrate`, or make its role a member of that one, or of outbox_daemon, which `outboxd migrate --roles` makes and keeps up to date
         check: 78
         ok       the configuration has 1 handler
         ok       PostgreSQL VERSION answers
         ok       the schema is up to date
         ok       no daemon leads at the moment
-        problem  this role may not INSERT on outbox.done, INSERT on outbox.open, UPDATE on outbox.open, DELETE on outbox.open, INSERT on outbox.event, INSERT on outbox.attempt, INSERT on outbox.handler, UPDATE on outbox.handler, INSERT on outbox.position, DELETE on outbox.position, UPDATE on outbox.installation, UPDATE on outbox.dedup, DELETE on outbox.dedup, UPDATE on outbox.consumed, DELETE on outbox.consumed, DELETE on outbox.cancelling, INSERT on outbox.flow_version, DELETE on outbox.flow_version, DELETE on outbox.done, INSERT on outbox.schedule, UPDATE on outbox.schedule, DELETE on outbox.schedule, INSERT on outbox.alert, DELETE on outbox.alert, set the sequence outbox.bell, make partitions of outbox.event, which only its owner may
-                 -> run the daemon as the role that migrated, or grant it that
+        problem  this role may not INSERT on outbox.done, INSERT on outbox.open, UPDATE on outbox.open, DELETE on outbox.open, INSERT on outbox.event, INSERT on outbox.attempt, INSERT on outbox.handler, UPDATE on outbox.handler, INSERT on outbox.position, DELETE on outbox.position, UPDATE on outbox.installation, UPDATE on outbox.dedup, DELETE on outbox.dedup, UPDATE on outbox.consumed, DELETE on outbox.consumed, DELETE on outbox.cancelling, INSERT on outbox.flow_version, DELETE on outbox.flow_version, DELETE on outbox.done, INSERT on outbox.schedule, UPDATE on outbox.schedule, DELETE on outbox.schedule, INSERT on outbox.alert, DELETE on outbox.alert, DELETE on outbox.operation, UPDATE on outbox.operation, UPDATE on outbox.event, set the sequence outbox.bell, call 60 of the functions of schema outbox, add_partitions for example
+                 -> run the daemon as the role that migrated, or as a member of outbox_daemon (`outboxd migrate --roles`)
         status: 0
         no daemon leads: nothing is dispatched until `outboxd run` runs
 

@@ -26,7 +26,7 @@ CREATE TYPE outbox.flow_step AS (
 -- Name: add_partitions(integer, interval, bigint); Type: FUNCTION; Schema: outbox; Owner: -
 
 CREATE FUNCTION outbox.add_partitions(ahead integer DEFAULT 4, lasting interval DEFAULT '1 day'::interval, smallest bigint DEFAULT 1000000) RETURNS integer
-    LANGUAGE plpgsql
+    LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET lock_timeout TO '100ms'
     AS $$
@@ -72,6 +72,67 @@ BEGIN
 EXCEPTION WHEN lock_not_available OR check_violation THEN
     -- A reader of the default partition, or a row that reached it meanwhile: the default partition serves until the next call.
     RETURN 0;
+END
+$$;
+
+-- Name: add_roles(); Type: FUNCTION; Schema: outbox; Owner: -
+
+CREATE FUNCTION outbox.add_roles() RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    role text;
+BEGIN
+    FOREACH role IN ARRAY ARRAY['outbox_producer', 'outbox_reader', 'outbox_operator', 'outbox_daemon'] LOOP
+        BEGIN
+            IF to_regrole(role) IS NULL THEN
+                EXECUTE format('CREATE ROLE %I', role);
+            END IF;
+        EXCEPTION
+            -- Another database of this cluster gets its roles at the same moment.
+            WHEN duplicate_object OR unique_violation THEN NULL;
+            WHEN insufficient_privilege THEN
+                RAISE insufficient_privilege USING
+                    MESSAGE = format('%I may not create the role %I', current_user, role),
+                    HINT = 'Let a role with CREATEROLE run: CREATE ROLE outbox_producer; CREATE ROLE outbox_reader; CREATE ROLE outbox_operator; CREATE ROLE outbox_daemon. Then call this again.';
+        END;
+    END LOOP;
+
+    PERFORM outbox.let_publish('outbox_producer');
+
+    GRANT USAGE ON SCHEMA outbox TO outbox_reader, outbox_operator, outbox_daemon;
+    -- Not the key of callbacks: who reads it can answer for every delivery.
+    GRANT SELECT ON outbox.event, outbox.done, outbox.open, outbox.attempt, outbox.handler, outbox.flow_version, outbox.position, outbox.dedup,
+                    outbox.consumed, outbox.cancelling, outbox.installation, outbox.schedule, outbox.alert, outbox.operation, outbox.publish_right,
+                    outbox.delivery, outbox.backlog, outbox.flow, outbox.newest_position, outbox.stuck, outbox.slow, outbox.failed,
+                    outbox.refinery_schema_history
+    TO outbox_reader, outbox_operator, outbox_daemon;
+    -- The default partitions, which somebody looks into who wants to know whether they are used.
+    GRANT SELECT ON outbox.event_default, outbox.done_default TO outbox_reader, outbox_operator, outbox_daemon;
+    GRANT SELECT ON ALL SEQUENCES IN SCHEMA outbox TO outbox_reader, outbox_operator, outbox_daemon;
+    GRANT EXECUTE ON FUNCTION outbox.related, outbox.dead_letters, outbox.topic_regex, outbox.partitions, outbox.has_ended, outbox.wait_for,
+                              outbox.caller
+    TO outbox_reader, outbox_operator;
+
+    GRANT EXECUTE ON FUNCTION outbox.retry, outbox.snooze, outbox.cancel, outbox.redrive, outbox.replay, outbox.pause, outbox.resume,
+                              outbox.set_limits, outbox.heartbeat, outbox.complete, outbox.fail, outbox.forget,
+                              outbox.discard(bigint, text, text),
+                              outbox.discard(text, text, text, timestamptz, timestamptz, text, boolean)
+    TO outbox_operator;
+
+    GRANT INSERT ON outbox.event, outbox.done, outbox.open, outbox.attempt, outbox.handler, outbox.flow_version, outbox.position, outbox.cancelling,
+                    outbox.dedup, outbox.consumed, outbox.schedule, outbox.alert
+    TO outbox_daemon;
+    GRANT UPDATE, DELETE ON outbox.open, outbox.handler, outbox.position, outbox.flow_version, outbox.cancelling, outbox.dedup, outbox.consumed, outbox.schedule,
+                            outbox.alert, outbox.done, outbox.attempt
+    TO outbox_daemon;
+    GRANT UPDATE ON outbox.installation, outbox.event, outbox.bell TO outbox_daemon;
+    -- What was done by hand is noted by the functions; the daemon only takes away what is old.
+    GRANT UPDATE, DELETE ON outbox.operation TO outbox_daemon;
+    GRANT SELECT ON outbox.callback_key TO outbox_daemon;
+    GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA outbox TO outbox_daemon;
+    REVOKE EXECUTE ON FUNCTION outbox.add_roles, outbox.let_publish, outbox.allow_publish, outbox.forbid_publish FROM outbox_daemon;
 END
 $$;
 
@@ -150,6 +211,110 @@ BEGIN
             PERFORM outbox.end_flow(instance, 'done');
         END IF;
     END IF;
+END
+$$;
+
+-- Name: allow_publish(name, text[]); Type: FUNCTION; Schema: outbox; Owner: -
+
+CREATE FUNCTION outbox.allow_publish(role name, VARIADIC topics text[]) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET lock_timeout TO '2s'
+    AS $_$
+#variable_conflict use_column
+DECLARE
+    wrong text := (SELECT t FROM unnest(allow_publish.topics) AS t
+                   WHERE t IS NULL OR t !~ '^([A-Za-z0-9_:-]+|\*|#)(\.([A-Za-z0-9_:-]+|\*|#))*$' OR octet_length(t) > 255 LIMIT 1);
+BEGIN
+    IF wrong IS NOT NULL OR cardinality(allow_publish.topics) = 0 THEN
+        RAISE invalid_parameter_value USING
+            MESSAGE = format('%L is not a topic pattern', wrong),
+            HINT = 'Words of letters, digits, _, : and -, separated by dots, 255 bytes at most; "*" is one word, "#" any number of words.';
+    END IF;
+    IF to_regrole(quote_ident(allow_publish.role)) IS NULL THEN
+        RAISE undefined_object USING MESSAGE = format('role %I does not exist', allow_publish.role);
+    END IF;
+    PERFORM outbox.add_roles();
+    IF pg_has_role(allow_publish.role, 'outbox_producer', 'USAGE') THEN
+        RAISE invalid_parameter_value USING
+            MESSAGE = format('role %I is a member of outbox_producer, which may publish every topic', allow_publish.role),
+            HINT = format('REVOKE outbox_producer FROM %I first.', allow_publish.role);
+    END IF;
+    IF NOT (SELECT c.relrowsecurity FROM pg_class c WHERE c.oid = 'outbox.event'::regclass) THEN
+        -- Rights on tables and columns say who reads and writes at all. Of what is inserted, the topic must be allowed.
+        CREATE POLICY whoever_may_read ON outbox.event FOR SELECT USING (true);
+        CREATE POLICY publishes_every_topic ON outbox.event FOR INSERT TO outbox_producer, outbox_daemon WITH CHECK (true);
+        CREATE POLICY publishes_its_topics ON outbox.event FOR INSERT WITH CHECK (outbox.check_publish(current_user, topic));
+        CREATE POLICY the_daemon_changes ON outbox.event FOR UPDATE TO outbox_daemon USING (true);
+        ALTER TABLE outbox.event ENABLE ROW LEVEL SECURITY;
+        GRANT EXECUTE ON FUNCTION outbox.check_publish TO PUBLIC;
+    END IF;
+    PERFORM outbox.let_publish(allow_publish.role);
+    INSERT INTO outbox.publish_right AS r (role, topics, topic_regex, granted_by)
+    VALUES (allow_publish.role, allow_publish.topics, outbox.topic_regex(allow_publish.topics), outbox.caller())
+    ON CONFLICT (role) DO UPDATE SET topics = excluded.topics, topic_regex = excluded.topic_regex, granted_by = excluded.granted_by, granted_at = now();
+    PERFORM outbox.note('allow_publish', NULL, NULL, NULL, 'role', allow_publish.role, 'topics', array_to_string(allow_publish.topics, ', '));
+END
+$_$;
+
+-- Name: answer_done(bigint, text, jsonb); Type: FUNCTION; Schema: outbox; Owner: -
+
+CREATE FUNCTION outbox.answer_done(event_id bigint, handler text, result jsonb) RETURNS boolean
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+#variable_conflict use_column
+DECLARE
+    ended outbox.open;
+BEGIN
+    -- One statement: the row of a step must not be gone before it is done.
+    WITH gone AS (
+        DELETE FROM outbox.open AS o
+        WHERE o.event_id = answer_done.event_id AND o.handler = answer_done.handler AND o.attempt >= 1 AND o.state <> 'dead'
+          AND o.flow_version IS NULL
+        RETURNING o.*
+    ), done AS (
+        INSERT INTO outbox.done (event_id, handler, outcome, attempt, started_at, finished_at, result)
+        SELECT g.event_id, g.handler, 'done', g.attempt, coalesce(g.started_at, g.updated_at), clock_timestamp(), answer_done.result
+        FROM gone g
+    )
+    SELECT g.* INTO ended FROM gone g;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    PERFORM outbox.tell_done(ended, answer_done.result);
+    PERFORM pg_notify('outbox', '');
+    RETURN true;
+END
+$$;
+
+-- Name: answer_failed(bigint, text, text, boolean); Type: FUNCTION; Schema: outbox; Owner: -
+
+CREATE FUNCTION outbox.answer_failed(event_id bigint, handler text, error text, dead boolean) RETURNS boolean
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+#variable_conflict use_column
+DECLARE
+    retry jsonb := (SELECT h.settings->'retry' FROM outbox.handler h WHERE h.name = answer_failed.handler);
+    most  integer := CASE WHEN answer_failed.dead THEN 0 ELSE (retry->>'max_attempts')::integer END;
+BEGIN
+    UPDATE outbox.open AS o SET
+        state      = CASE WHEN o.failures + 1 >= most THEN 'dead' ELSE 'retrying' END,
+        due_at     = CASE WHEN o.failures + 1 >= most THEN NULL ELSE clock_timestamp() + outbox.retry_pause(retry, o.failures + 1) END,
+        failures   = o.failures + 1,
+        started_at = NULL,
+        polls      = 0,
+        answer_by  = NULL,
+        last_error = left(coalesce(nullif(answer_failed.error, ''), 'failed by outbox.fail'), 4096),
+        updated_at = clock_timestamp()
+    WHERE o.event_id = answer_failed.event_id AND o.handler = answer_failed.handler AND o.attempt >= 1
+      AND o.state IN ('waiting', 'running', 'scheduled') AND o.failures < o.attempt AND o.flow_version IS NULL;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    PERFORM pg_notify('outbox', '');
+    RETURN true;
 END
 $$;
 
@@ -359,10 +524,19 @@ BEGIN
 END
 $$;
 
+-- Name: caller(); Type: FUNCTION; Schema: outbox; Owner: -
+
+CREATE FUNCTION outbox.caller() RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT coalesce(nullif(current_setting('role'), 'none'), session_user)
+$$;
+
 -- Name: cancel(bigint, text, text); Type: FUNCTION; Schema: outbox; Owner: -
 
 CREATE FUNCTION outbox.cancel(event_id bigint, handler text, reason text DEFAULT NULL::text) RETURNS boolean
-    LANGUAGE plpgsql
+    LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
 #variable_conflict use_column
@@ -370,6 +544,7 @@ DECLARE
     is_flow boolean := EXISTS (SELECT FROM outbox.handler h WHERE h.name = cancel.handler AND h.kind = 'flow');
 BEGIN
     IF is_flow AND outbox.undo_flow(cancel.event_id, cancel.handler, cancel.reason) THEN
+        PERFORM outbox.note('cancel', cancel.handler, cancel.event_id, NULL, 'reason', cancel.reason);
         PERFORM pg_notify('outbox', '');
         RETURN true;
     END IF;
@@ -386,13 +561,14 @@ BEGIN
     )
     INSERT INTO outbox.done (event_id, handler, outcome, attempt, started_at, finished_at, result)
     SELECT cancel.event_id, cancel.handler, 'cancelled', x.attempt, x.started_at, clock_timestamp(),
-           jsonb_strip_nulls(jsonb_build_object('reason', left(cancel.reason, 4096), 'by', session_user, 'error', left(x.last_error, 4096)))
+           jsonb_strip_nulls(jsonb_build_object('reason', left(cancel.reason, 4096), 'by', outbox.caller(), 'error', left(x.last_error, 4096)))
     FROM (SELECT * FROM gone UNION ALL SELECT * FROM pending) AS x (attempt, started_at, last_error)
     ON CONFLICT DO NOTHING;
     IF NOT FOUND THEN
         RETURN false;
     END IF;
     INSERT INTO outbox.cancelling (event_id, handler, flow) VALUES (cancel.event_id, cancel.handler, is_flow);
+    PERFORM outbox.note('cancel', cancel.handler, cancel.event_id, NULL, 'reason', cancel.reason);
     PERFORM pg_notify('outbox', '');
     RETURN true;
 END
@@ -428,33 +604,43 @@ BEGIN
 END
 $$;
 
+-- Name: check_publish(name, text); Type: FUNCTION; Schema: outbox; Owner: -
+
+CREATE FUNCTION outbox.check_publish(role name, topic text) RETURNS boolean
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+#variable_conflict use_variable
+DECLARE
+    allowed text;
+BEGIN
+    IF EXISTS (
+        SELECT FROM outbox.publish_right r
+        WHERE (topic || '.') ~ r.topic_regex
+          AND CASE WHEN to_regrole(quote_ident(r.role)) IS NULL THEN false ELSE pg_has_role(check_publish.role, r.role::name, 'USAGE') END
+    ) THEN
+        RETURN true;
+    END IF;
+    SELECT string_agg(array_to_string(r.topics, ', '), ', ' ORDER BY r.role) INTO allowed FROM outbox.publish_right r
+    WHERE CASE WHEN to_regrole(quote_ident(r.role)) IS NULL THEN false ELSE pg_has_role(check_publish.role, r.role::name, 'USAGE') END;
+    RAISE insufficient_privilege USING
+        MESSAGE = format('role %I may not publish topic %L', check_publish.role, topic),
+        DETAIL = format('It may publish: %s.', coalesce(allowed, 'nothing')),
+        HINT = format('The owner of the schema can allow it: SELECT outbox.allow_publish(%L, ...), or GRANT outbox_producer TO %I for every topic.', check_publish.role, check_publish.role);
+END
+$$;
+
 -- Name: complete(bigint, text, jsonb); Type: FUNCTION; Schema: outbox; Owner: -
 
 CREATE FUNCTION outbox.complete(event_id bigint, handler text, result jsonb DEFAULT NULL::jsonb) RETURNS boolean
-    LANGUAGE plpgsql
+    LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
-#variable_conflict use_column
-DECLARE
-    ended outbox.open;
 BEGIN
-    -- One statement: the row of a step must not be gone before it is done.
-    WITH gone AS (
-        DELETE FROM outbox.open AS o
-        WHERE o.event_id = complete.event_id AND o.handler = complete.handler AND o.attempt >= 1 AND o.state <> 'dead'
-          AND o.flow_version IS NULL
-        RETURNING o.*
-    ), done AS (
-        INSERT INTO outbox.done (event_id, handler, outcome, attempt, started_at, finished_at, result)
-        SELECT g.event_id, g.handler, 'done', g.attempt, coalesce(g.started_at, g.updated_at), clock_timestamp(), complete.result
-        FROM gone g
-    )
-    SELECT g.* INTO ended FROM gone g;
-    IF NOT FOUND THEN
+    IF NOT outbox.answer_done(complete.event_id, complete.handler, complete.result) THEN
         RETURN false;
     END IF;
-    PERFORM outbox.tell_done(ended, complete.result);
-    PERFORM pg_notify('outbox', '');
+    PERFORM outbox.note('complete', complete.handler, complete.event_id, NULL, VARIADIC '{}');
     RETURN true;
 END
 $$;
@@ -535,7 +721,7 @@ $$;
 -- Name: discard(bigint, text, text); Type: FUNCTION; Schema: outbox; Owner: -
 
 CREATE FUNCTION outbox.discard(event_id bigint, handler text, reason text) RETURNS boolean
-    LANGUAGE plpgsql
+    LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
 #variable_conflict use_column
@@ -551,11 +737,12 @@ BEGIN
     )
     INSERT INTO outbox.done (event_id, handler, outcome, attempt, finished_at, result)
     SELECT g.event_id, g.handler, 'discarded', g.attempt, clock_timestamp(),
-           jsonb_build_object('reason', left(discard.reason, 4096), 'by', session_user, 'error', left(g.last_error, 4096))
+           jsonb_build_object('reason', left(discard.reason, 4096), 'by', outbox.caller(), 'error', left(g.last_error, 4096))
     FROM gone g;
     IF NOT FOUND THEN
         RETURN false;
     END IF;
+    PERFORM outbox.note('discard', discard.handler, discard.event_id, NULL, 'reason', discard.reason);
     PERFORM pg_notify('outbox', '');
     RETURN true;
 END
@@ -564,7 +751,7 @@ $$;
 -- Name: discard(text, text, text, timestamp with time zone, timestamp with time zone, text, boolean); Type: FUNCTION; Schema: outbox; Owner: -
 
 CREATE FUNCTION outbox.discard(reason text, handler text DEFAULT NULL::text, topic text DEFAULT NULL::text, since timestamp with time zone DEFAULT NULL::timestamp with time zone, until timestamp with time zone DEFAULT NULL::timestamp with time zone, error text DEFAULT NULL::text, dry_run boolean DEFAULT false) RETURNS bigint
-    LANGUAGE plpgsql
+    LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
 #variable_conflict use_column
@@ -582,9 +769,13 @@ BEGIN
     )
     INSERT INTO outbox.done (event_id, handler, outcome, attempt, finished_at, result)
     SELECT g.event_id, g.handler, 'discarded', g.attempt, clock_timestamp(),
-           jsonb_build_object('reason', left(discard.reason, 4096), 'by', session_user, 'error', left(g.last_error, 4096))
+           jsonb_build_object('reason', left(discard.reason, 4096), 'by', outbox.caller(), 'error', left(g.last_error, 4096))
     FROM gone g;
     GET DIAGNOSTICS discarded = ROW_COUNT;
+    IF discarded > 0 THEN
+        PERFORM outbox.note('discard', discard.handler, NULL, discarded, 'reason', discard.reason, 'topic', discard.topic,
+                            'since', discard.since::text, 'until', discard.until::text, 'error', discard.error);
+    END IF;
     PERFORM pg_notify('outbox', '');
     RETURN discarded;
 END
@@ -593,7 +784,7 @@ $$;
 -- Name: drop_partitions(); Type: FUNCTION; Schema: outbox; Owner: -
 
 CREATE FUNCTION outbox.drop_partitions() RETURNS integer
-    LANGUAGE plpgsql
+    LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET lock_timeout TO '50ms'
     AS $_$
@@ -633,7 +824,7 @@ $_$;
 -- Name: empty_partition(bigint, pg_snapshot); Type: FUNCTION; Schema: outbox; Owner: -
 
 CREATE FUNCTION outbox.empty_partition(first_id bigint, checked pg_snapshot) RETURNS boolean
-    LANGUAGE plpgsql
+    LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET enable_seqscan TO 'off'
     SET enable_bitmapscan TO 'off'
@@ -716,29 +907,14 @@ $$;
 -- Name: fail(bigint, text, text, boolean); Type: FUNCTION; Schema: outbox; Owner: -
 
 CREATE FUNCTION outbox.fail(event_id bigint, handler text, error text, dead boolean DEFAULT false) RETURNS boolean
-    LANGUAGE plpgsql
+    LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
-#variable_conflict use_column
-DECLARE
-    retry jsonb := (SELECT h.settings->'retry' FROM outbox.handler h WHERE h.name = fail.handler);
-    most  integer := CASE WHEN fail.dead THEN 0 ELSE (retry->>'max_attempts')::integer END;
 BEGIN
-    UPDATE outbox.open AS o SET
-        state      = CASE WHEN o.failures + 1 >= most THEN 'dead' ELSE 'retrying' END,
-        due_at     = CASE WHEN o.failures + 1 >= most THEN NULL ELSE clock_timestamp() + outbox.retry_pause(retry, o.failures + 1) END,
-        failures   = o.failures + 1,
-        started_at = NULL,
-        polls      = 0,
-        answer_by  = NULL,
-        last_error = left(coalesce(nullif(fail.error, ''), 'failed by outbox.fail'), 4096),
-        updated_at = clock_timestamp()
-    WHERE o.event_id = fail.event_id AND o.handler = fail.handler AND o.attempt >= 1
-      AND o.state IN ('waiting', 'running', 'scheduled') AND o.failures < o.attempt AND o.flow_version IS NULL;
-    IF NOT FOUND THEN
+    IF NOT outbox.answer_failed(fail.event_id, fail.handler, fail.error, fail.dead) THEN
         RETURN false;
     END IF;
-    PERFORM pg_notify('outbox', '');
+    PERFORM outbox.note('fail', fail.handler, fail.event_id, NULL, 'error', fail.error, 'dead', fail.dead::text);
     RETURN true;
 END
 $$;
@@ -781,6 +957,53 @@ BEGIN
 END
 $$;
 
+-- Name: forbid_publish(name); Type: FUNCTION; Schema: outbox; Owner: -
+
+CREATE FUNCTION outbox.forbid_publish(role name) RETURNS boolean
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    DELETE FROM outbox.publish_right r WHERE r.role = forbid_publish.role;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    IF to_regrole(quote_ident(forbid_publish.role)) IS NOT NULL THEN
+        EXECUTE format('REVOKE ALL ON outbox.event FROM %I', forbid_publish.role);
+        EXECUTE format('REVOKE INSERT (topic, key, payload, headers, dedup_key, due_at, expires_at, priority), SELECT (id) ON outbox.event FROM %I', forbid_publish.role);
+        EXECUTE format('REVOKE EXECUTE ON FUNCTION outbox.publish, outbox.dedup_holder FROM %I', forbid_publish.role);
+    END IF;
+    PERFORM outbox.note('forbid_publish', NULL, NULL, NULL, 'role', forbid_publish.role);
+    RETURN true;
+END
+$$;
+
+-- Name: forget(text); Type: FUNCTION; Schema: outbox; Owner: -
+
+CREATE FUNCTION outbox.forget(handler text) RETURNS bigint
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+#variable_conflict use_column
+DECLARE
+    gone  text[];
+    given bigint;
+BEGIN
+    WITH forgotten AS (
+        DELETE FROM outbox.handler h WHERE (h.name = forget.handler OR h.flow = forget.handler) AND h.absent RETURNING h.name
+    )
+    SELECT array_agg(f.name) INTO gone FROM forgotten f;
+    IF forget.handler <> ALL (coalesce(gone, '{}')) THEN
+        RETURN NULL;
+    END IF;
+    DELETE FROM outbox.open o WHERE o.handler = ANY (gone);
+    GET DIAGNOSTICS given = ROW_COUNT;
+    DELETE FROM outbox.flow_version v WHERE v.flow = ANY (gone);
+    PERFORM outbox.note('forget', forget.handler, NULL, given, VARIADIC '{}');
+    RETURN given;
+END
+$$;
+
 -- Name: has_ended(text); Type: FUNCTION; Schema: outbox; Owner: -
 
 CREATE FUNCTION outbox.has_ended(state text) RETURNS boolean
@@ -800,7 +1023,7 @@ $$;
 -- Name: heartbeat(bigint, text, integer, jsonb); Type: FUNCTION; Schema: outbox; Owner: -
 
 CREATE FUNCTION outbox.heartbeat(event_id bigint, handler text, attempt integer, progress jsonb DEFAULT NULL::jsonb) RETURNS boolean
-    LANGUAGE plpgsql
+    LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
 #variable_conflict use_column
@@ -873,6 +1096,19 @@ BEGIN
 END
 $$;
 
+-- Name: let_publish(text); Type: FUNCTION; Schema: outbox; Owner: -
+
+CREATE FUNCTION outbox.let_publish(role text) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    EXECUTE format('GRANT USAGE ON SCHEMA outbox TO %I', role);
+    EXECUTE format('GRANT INSERT (topic, key, payload, headers, dedup_key, due_at, expires_at, priority), SELECT (id) ON outbox.event TO %I', role);
+    EXECUTE format('GRANT EXECUTE ON FUNCTION outbox.publish, outbox.dedup_holder TO %I', role);
+END
+$$;
+
 -- Name: merge_earlier(); Type: FUNCTION; Schema: outbox; Owner: -
 
 CREATE FUNCTION outbox.merge_earlier() RETURNS trigger
@@ -934,10 +1170,22 @@ BEGIN
 END
 $$;
 
+-- Name: note(text, text, bigint, bigint, text[]); Type: FUNCTION; Schema: outbox; Owner: -
+
+CREATE FUNCTION outbox.note(action text, handler text, event_id bigint, deliveries bigint, VARIADIC details text[]) RETURNS void
+    LANGUAGE sql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    INSERT INTO outbox.operation (role, action, handler, event_id, deliveries, detail)
+    SELECT outbox.caller(), note.action, note.handler, note.event_id, note.deliveries,
+           coalesce(jsonb_object_agg(note.details[i], left(note.details[i + 1], 2048)) FILTER (WHERE note.details[i + 1] IS NOT NULL), '{}')
+    FROM generate_series(1, cardinality(note.details), 2) AS i
+$$;
+
 -- Name: old_partitions(interval); Type: FUNCTION; Schema: outbox; Owner: -
 
 CREATE FUNCTION outbox.old_partitions(retention interval) RETURNS TABLE(first_id bigint, next_id bigint)
-    LANGUAGE plpgsql
+    LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
 DECLARE
@@ -1031,7 +1279,7 @@ $$;
 -- Name: pause(text, text, timestamp with time zone); Type: FUNCTION; Schema: outbox; Owner: -
 
 CREATE FUNCTION outbox.pause(handler text, reason text DEFAULT NULL::text, until timestamp with time zone DEFAULT NULL::timestamp with time zone) RETURNS boolean
-    LANGUAGE plpgsql
+    LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
 BEGIN
@@ -1039,11 +1287,12 @@ BEGIN
         RAISE invalid_parameter_value USING MESSAGE = format('until is %s; it must lie ahead', pause.until);
     END IF;
     UPDATE outbox.handler AS h SET paused_at = clock_timestamp(), paused_until = nullif(pause.until, 'infinity'),
-        paused_by = session_user, pause_reason = left(pause.reason, 1024)
+        paused_by = outbox.caller(), pause_reason = left(pause.reason, 1024)
     WHERE h.name = pause.handler;
     IF NOT FOUND THEN
         RETURN false;
     END IF;
+    PERFORM outbox.note('pause', pause.handler, NULL, NULL, 'reason', pause.reason, 'until', pause.until::text);
     PERFORM pg_notify('outbox', '');
     RETURN true;
 END
@@ -1078,7 +1327,7 @@ $$;
 -- Name: redrive(text, text, timestamp with time zone, timestamp with time zone, text, double precision, boolean); Type: FUNCTION; Schema: outbox; Owner: -
 
 CREATE FUNCTION outbox.redrive(handler text DEFAULT NULL::text, topic text DEFAULT NULL::text, since timestamp with time zone DEFAULT NULL::timestamp with time zone, until timestamp with time zone DEFAULT NULL::timestamp with time zone, error text DEFAULT NULL::text, per_second double precision DEFAULT NULL::double precision, dry_run boolean DEFAULT false) RETURNS bigint
-    LANGUAGE plpgsql
+    LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
 #variable_conflict use_column
@@ -1108,6 +1357,10 @@ BEGIN
             redriven := redriven + 1;
         END IF;
     END LOOP;
+    IF redriven > 0 THEN
+        PERFORM outbox.note('redrive', redrive.handler, NULL, redriven, 'topic', redrive.topic, 'since', redrive.since::text,
+                            'until', redrive.until::text, 'error', redrive.error, 'per_second', redrive.per_second::text);
+    END IF;
     PERFORM pg_notify('outbox', '');
     RETURN redriven;
 END
@@ -1230,7 +1483,7 @@ $$;
 -- Name: replay(text, text, text, timestamp with time zone, timestamp with time zone, bigint, bigint, text, double precision, boolean, integer); Type: FUNCTION; Schema: outbox; Owner: -
 
 CREATE FUNCTION outbox.replay(handler text, topic text DEFAULT NULL::text, key text DEFAULT NULL::text, since timestamp with time zone DEFAULT NULL::timestamp with time zone, until timestamp with time zone DEFAULT NULL::timestamp with time zone, from_id bigint DEFAULT NULL::bigint, to_id bigint DEFAULT NULL::bigint, reason text DEFAULT NULL::text, per_second double precision DEFAULT NULL::double precision, dry_run boolean DEFAULT false, most integer DEFAULT 100000) RETURNS bigint
-    LANGUAGE plpgsql
+    LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
 #variable_conflict use_column
@@ -1274,7 +1527,7 @@ BEGIN
     ), history AS (
         INSERT INTO outbox.attempt AS a (event_id, handler, attempt, started_at, finished_at, outcome, error)
         SELECT g.event_id, g.handler, g.attempt, coalesce(g.started_at, g.finished_at), g.finished_at, 'replayed',
-               left(concat_ws(': ', format('it was %s; replayed by %s', g.outcome, session_user), replay.reason), 4096)
+               left(concat_ws(': ', format('it was %s; replayed by %s', g.outcome, outbox.caller()), replay.reason), 4096)
         FROM again g
         ON CONFLICT (event_id, handler, attempt) DO UPDATE SET outcome = excluded.outcome, error = excluded.error
     )
@@ -1289,6 +1542,12 @@ BEGIN
     JOIN outbox.event e ON e.id = f.id
     LEFT JOIN again g ON g.event_id = f.id
     ORDER BY f.place;
+    IF fit IS NOT NULL THEN
+        PERFORM outbox.note('replay', replay.handler, CASE WHEN replay.from_id = replay.to_id THEN replay.from_id END, cardinality(fit),
+                            'topic', replay.topic, 'key', replay.key, 'since', replay.since::text, 'until', replay.until::text,
+                            'from_id', replay.from_id::text, 'to_id', replay.to_id::text, 'reason', replay.reason,
+                            'per_second', replay.per_second::text);
+    END IF;
     PERFORM pg_notify('outbox', '');
     RETURN coalesce(cardinality(fit), 0);
 END
@@ -1297,7 +1556,7 @@ $$;
 -- Name: resume(text); Type: FUNCTION; Schema: outbox; Owner: -
 
 CREATE FUNCTION outbox.resume(handler text) RETURNS boolean
-    LANGUAGE plpgsql
+    LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
 BEGIN
@@ -1306,6 +1565,7 @@ BEGIN
     IF NOT FOUND THEN
         RETURN false;
     END IF;
+    PERFORM outbox.note('resume', resume.handler, NULL, NULL, VARIADIC '{}');
     PERFORM pg_notify('outbox', '');
     RETURN true;
 END
@@ -1314,7 +1574,7 @@ $$;
 -- Name: retry(bigint, text); Type: FUNCTION; Schema: outbox; Owner: -
 
 CREATE FUNCTION outbox.retry(event_id bigint, handler text) RETURNS boolean
-    LANGUAGE plpgsql
+    LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
 #variable_conflict use_column
@@ -1335,6 +1595,7 @@ BEGIN
     IF NOT FOUND THEN
         RETURN false;
     END IF;
+    PERFORM outbox.note('retry', retry.handler, retry.event_id, NULL, VARIADIC '{}');
     PERFORM pg_notify('outbox', '');
     RETURN true;
 END
@@ -1372,18 +1633,19 @@ $$;
 -- Name: set_limits(text, integer, text); Type: FUNCTION; Schema: outbox; Owner: -
 
 CREATE FUNCTION outbox.set_limits(handler text, concurrency integer DEFAULT NULL::integer, rate text DEFAULT NULL::text) RETURNS boolean
-    LANGUAGE plpgsql
+    LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
 DECLARE
     none boolean := set_limits.concurrency IS NULL AND set_limits.rate IS NULL;
 BEGIN
     UPDATE outbox.handler AS h SET limit_concurrency = set_limits.concurrency, limit_rate = set_limits.rate,
-        limited_at = CASE WHEN none THEN NULL ELSE clock_timestamp() END, limited_by = CASE WHEN none THEN NULL ELSE session_user END
+        limited_at = CASE WHEN none THEN NULL ELSE clock_timestamp() END, limited_by = CASE WHEN none THEN NULL ELSE outbox.caller() END
     WHERE h.name = set_limits.handler;
     IF NOT FOUND THEN
         RETURN false;
     END IF;
+    PERFORM outbox.note('limit', set_limits.handler, NULL, NULL, 'concurrency', set_limits.concurrency::text, 'rate', set_limits.rate);
     PERFORM pg_notify('outbox', '');
     RETURN true;
 END
@@ -1392,7 +1654,7 @@ $$;
 -- Name: snooze(bigint, text, interval); Type: FUNCTION; Schema: outbox; Owner: -
 
 CREATE FUNCTION outbox.snooze(event_id bigint, handler text, after interval) RETURNS boolean
-    LANGUAGE plpgsql
+    LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
 #variable_conflict use_column
@@ -1407,6 +1669,7 @@ BEGIN
     IF NOT FOUND THEN
         RETURN false;
     END IF;
+    PERFORM outbox.note('snooze', snooze.handler, snooze.event_id, NULL, 'after', snooze.after::text);
     PERFORM pg_notify('outbox', '');
     RETURN true;
 END
@@ -1530,7 +1793,7 @@ $_$;
 -- Name: trim_log(bigint, bigint, interval); Type: FUNCTION; Schema: outbox; Owner: -
 
 CREATE FUNCTION outbox.trim_log(first_id bigint, next_id bigint, older interval) RETURNS bigint
-    LANGUAGE plpgsql
+    LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET lock_timeout TO '50ms'
     AS $$
@@ -2948,6 +3211,67 @@ ALTER TABLE outbox.open ALTER COLUMN n ADD GENERATED ALWAYS AS IDENTITY (
     CACHE 1
 );
 
+-- Name: operation; Type: TABLE; Schema: outbox; Owner: -
+
+CREATE TABLE outbox.operation (
+    n bigint NOT NULL,
+    at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    role text NOT NULL,
+    action text NOT NULL,
+    handler text,
+    event_id bigint,
+    deliveries bigint,
+    detail jsonb DEFAULT '{}'::jsonb NOT NULL,
+    CONSTRAINT detail_is_at_most_64_kibibytes CHECK ((pg_column_size(detail) <= 65536))
+);
+
+-- Name: TABLE operation; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON TABLE outbox.operation IS 'What was done by hand: who, when, what. What is about one event goes when it is old, the rest after a year.';
+
+-- Name: COLUMN operation.n; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.operation.n IS 'The order of the rows.';
+
+-- Name: COLUMN operation.at; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.operation.at IS 'When.';
+
+-- Name: COLUMN operation.role; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.operation.role IS 'The role that did it: that of SET ROLE, or the one that had logged in.';
+
+-- Name: COLUMN operation.action; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.operation.action IS 'The function of the schema that did it; limit is outbox.set_limits.';
+
+-- Name: COLUMN operation.handler; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.operation.handler IS 'The handler; null: all of them.';
+
+-- Name: COLUMN operation.event_id; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.operation.event_id IS 'The event; null: many, or none.';
+
+-- Name: COLUMN operation.deliveries; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.operation.deliveries IS 'Of an action on many: how many.';
+
+-- Name: COLUMN operation.detail; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.operation.detail IS 'What else was said, the reason for example.';
+
+-- Name: operation_n_seq; Type: SEQUENCE; Schema: outbox; Owner: -
+
+ALTER TABLE outbox.operation ALTER COLUMN n ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME outbox.operation_n_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
 -- Name: position_n_seq; Type: SEQUENCE; Schema: outbox; Owner: -
 
 ALTER TABLE outbox."position" ALTER COLUMN n ADD GENERATED ALWAYS AS IDENTITY (
@@ -2958,6 +3282,41 @@ ALTER TABLE outbox."position" ALTER COLUMN n ADD GENERATED ALWAYS AS IDENTITY (
     NO MAXVALUE
     CACHE 1
 );
+
+-- Name: publish_right; Type: TABLE; Schema: outbox; Owner: -
+
+CREATE TABLE outbox.publish_right (
+    role text NOT NULL,
+    topics text[] NOT NULL,
+    topic_regex text NOT NULL,
+    granted_by text NOT NULL,
+    granted_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT topics_are_1_to_100 CHECK (((cardinality(topics) >= 1) AND (cardinality(topics) <= 100)))
+);
+
+-- Name: TABLE publish_right; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON TABLE outbox.publish_right IS 'The topics that roles may publish which may not publish all of them; see outbox.allow_publish.';
+
+-- Name: COLUMN publish_right.role; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.publish_right.role IS 'The role; its members may do the same.';
+
+-- Name: COLUMN publish_right.topics; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.publish_right.topics IS 'The patterns of the topics.';
+
+-- Name: COLUMN publish_right.topic_regex; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.publish_right.topic_regex IS 'The same as a regular expression for a topic with a dot behind it.';
+
+-- Name: COLUMN publish_right.granted_by; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.publish_right.granted_by IS 'By whom.';
+
+-- Name: COLUMN publish_right.granted_at; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.publish_right.granted_at IS 'Since when.';
 
 -- Name: refinery_schema_history; Type: TABLE; Schema: outbox; Owner: -
 
@@ -3326,10 +3685,20 @@ ALTER TABLE ONLY outbox.installation
 ALTER TABLE ONLY outbox.open
     ADD CONSTRAINT open_pkey PRIMARY KEY (event_id, handler);
 
+-- Name: operation operation_pkey; Type: CONSTRAINT; Schema: outbox; Owner: -
+
+ALTER TABLE ONLY outbox.operation
+    ADD CONSTRAINT operation_pkey PRIMARY KEY (n);
+
 -- Name: position position_pkey; Type: CONSTRAINT; Schema: outbox; Owner: -
 
 ALTER TABLE ONLY outbox."position"
     ADD CONSTRAINT position_pkey PRIMARY KEY (n);
+
+-- Name: publish_right publish_right_pkey; Type: CONSTRAINT; Schema: outbox; Owner: -
+
+ALTER TABLE ONLY outbox.publish_right
+    ADD CONSTRAINT publish_right_pkey PRIMARY KEY (role);
 
 -- Name: refinery_schema_history refinery_schema_history_pkey; Type: CONSTRAINT; Schema: outbox; Owner: -
 
@@ -3420,6 +3789,14 @@ CREATE INDEX open_key ON outbox.open USING btree (handler, key, n) WHERE (key IS
 -- Name: open_state; Type: INDEX; Schema: outbox; Owner: -
 
 CREATE INDEX open_state ON outbox.open USING btree (state, handler, updated_at);
+
+-- Name: operation_at; Type: INDEX; Schema: outbox; Owner: -
+
+CREATE INDEX operation_at ON outbox.operation USING btree (at);
+
+-- Name: operation_event; Type: INDEX; Schema: outbox; Owner: -
+
+CREATE INDEX operation_event ON outbox.operation USING btree (event_id, n) WHERE (event_id IS NOT NULL);
 
 -- Name: position_newest; Type: INDEX; Schema: outbox; Owner: -
 
@@ -3590,9 +3967,25 @@ ALTER TABLE ONLY outbox."position"
 
 REVOKE ALL ON FUNCTION outbox.add_partitions(ahead integer, lasting interval, smallest bigint) FROM PUBLIC;
 
+-- Name: FUNCTION add_roles(); Type: ACL; Schema: outbox; Owner: -
+
+REVOKE ALL ON FUNCTION outbox.add_roles() FROM PUBLIC;
+
 -- Name: FUNCTION advance_flow(event_id bigint, flow text); Type: ACL; Schema: outbox; Owner: -
 
 REVOKE ALL ON FUNCTION outbox.advance_flow(event_id bigint, flow text) FROM PUBLIC;
+
+-- Name: FUNCTION allow_publish(role name, VARIADIC topics text[]); Type: ACL; Schema: outbox; Owner: -
+
+REVOKE ALL ON FUNCTION outbox.allow_publish(role name, VARIADIC topics text[]) FROM PUBLIC;
+
+-- Name: FUNCTION answer_done(event_id bigint, handler text, result jsonb); Type: ACL; Schema: outbox; Owner: -
+
+REVOKE ALL ON FUNCTION outbox.answer_done(event_id bigint, handler text, result jsonb) FROM PUBLIC;
+
+-- Name: FUNCTION answer_failed(event_id bigint, handler text, error text, dead boolean); Type: ACL; Schema: outbox; Owner: -
+
+REVOKE ALL ON FUNCTION outbox.answer_failed(event_id bigint, handler text, error text, dead boolean) FROM PUBLIC;
 
 -- Name: FUNCTION begin_flow(event_id bigint, flow text); Type: ACL; Schema: outbox; Owner: -
 
@@ -3601,6 +3994,10 @@ REVOKE ALL ON FUNCTION outbox.begin_flow(event_id bigint, flow text) FROM PUBLIC
 -- Name: FUNCTION begin_step(instance outbox.open, step text); Type: ACL; Schema: outbox; Owner: -
 
 REVOKE ALL ON FUNCTION outbox.begin_step(instance outbox.open, step text) FROM PUBLIC;
+
+-- Name: FUNCTION caller(); Type: ACL; Schema: outbox; Owner: -
+
+REVOKE ALL ON FUNCTION outbox.caller() FROM PUBLIC;
 
 -- Name: FUNCTION cancel(event_id bigint, handler text, reason text); Type: ACL; Schema: outbox; Owner: -
 
@@ -3613,6 +4010,10 @@ REVOKE ALL ON FUNCTION outbox.caused_by(event_id bigint, headers jsonb) FROM PUB
 -- Name: FUNCTION change_key_order(); Type: ACL; Schema: outbox; Owner: -
 
 REVOKE ALL ON FUNCTION outbox.change_key_order() FROM PUBLIC;
+
+-- Name: FUNCTION check_publish(role name, topic text); Type: ACL; Schema: outbox; Owner: -
+
+REVOKE ALL ON FUNCTION outbox.check_publish(role name, topic text) FROM PUBLIC;
 
 -- Name: FUNCTION complete(event_id bigint, handler text, result jsonb); Type: ACL; Schema: outbox; Owner: -
 
@@ -3662,6 +4063,14 @@ REVOKE ALL ON FUNCTION outbox.flow_results(ended jsonb) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION outbox.flow_steps(instance outbox.open) FROM PUBLIC;
 
+-- Name: FUNCTION forbid_publish(role name); Type: ACL; Schema: outbox; Owner: -
+
+REVOKE ALL ON FUNCTION outbox.forbid_publish(role name) FROM PUBLIC;
+
+-- Name: FUNCTION forget(handler text); Type: ACL; Schema: outbox; Owner: -
+
+REVOKE ALL ON FUNCTION outbox.forget(handler text) FROM PUBLIC;
+
 -- Name: FUNCTION has_ended(state text); Type: ACL; Schema: outbox; Owner: -
 
 REVOKE ALL ON FUNCTION outbox.has_ended(state text) FROM PUBLIC;
@@ -3690,6 +4099,10 @@ REVOKE ALL ON FUNCTION outbox.keep_dead_step() FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION outbox.key_order(handler text) FROM PUBLIC;
 
+-- Name: FUNCTION let_publish(role text); Type: ACL; Schema: outbox; Owner: -
+
+REVOKE ALL ON FUNCTION outbox.let_publish(role text) FROM PUBLIC;
+
 -- Name: FUNCTION merge_earlier(); Type: ACL; Schema: outbox; Owner: -
 
 REVOKE ALL ON FUNCTION outbox.merge_earlier() FROM PUBLIC;
@@ -3701,6 +4114,10 @@ REVOKE ALL ON FUNCTION outbox.merge_failed() FROM PUBLIC;
 -- Name: FUNCTION needs_read_committed(what text); Type: ACL; Schema: outbox; Owner: -
 
 REVOKE ALL ON FUNCTION outbox.needs_read_committed(what text) FROM PUBLIC;
+
+-- Name: FUNCTION note(action text, handler text, event_id bigint, deliveries bigint, VARIADIC details text[]); Type: ACL; Schema: outbox; Owner: -
+
+REVOKE ALL ON FUNCTION outbox.note(action text, handler text, event_id bigint, deliveries bigint, VARIADIC details text[]) FROM PUBLIC;
 
 -- Name: FUNCTION old_partitions(retention interval); Type: ACL; Schema: outbox; Owner: -
 

@@ -98,6 +98,20 @@ async fn leads(findings: &mut Findings, store: &Store) -> Result<(), Failure> {
         );
         return Ok(());
     };
+    if !leader.may_lead {
+        findings.problem(
+            format!(
+                "no daemon leads: session {} holds its lock, whose role {} is no daemon's; every role may take every advisory lock",
+                leader.pid, leader.role
+            ),
+            format!(
+                "SELECT pg_terminate_backend({}); GRANT pg_signal_backend to the daemon's role lets it do that itself; \
+                 REVOKE CONNECT keeps {} out",
+                leader.pid, leader.role
+            ),
+        );
+        return Ok(());
+    }
     let session = format!("session {} from {}", leader.pid, leader.address);
     match leader.silent.filter(|silent| *silent > SILENT_MAX) {
         None => findings.good(format!("a daemon leads: {session}")),

@@ -147,3 +147,11 @@ impl Process {
         self.child.wait().await.unwrap()
     }
 }
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("the daemon's log:\n{}", self.log());
+        }
+    }
+}
