@@ -120,7 +120,7 @@ async fn what_an_operator_does_is_noted_with_role_and_time() {
         ]
     );
     let by = "SELECT DISTINCT role FROM outbox.operation WHERE at BETWEEN now() - interval '1 hour' AND now()";
-    assert_eq!(texts(&session, by).await, [login.name.clone()]);
+    assert_eq!(texts(&session, by).await, std::slice::from_ref(&login.name));
     assert_eq!(text(&session, "SELECT paused_by FROM outbox.handler").await, "null");
     let (_, told) = login.runs(&["show", &id]).await;
     assert!(told.contains(&format!("cancel h by {}: reason \"never mind\"", login.name)), "{told}");

@@ -14,8 +14,8 @@ impl<'a> Login<'a> {
     pub(crate) async fn new(database: &'a Database, name: &str, member_of: &[&str]) -> Self {
         let owner = database.session().await;
         let name = format!("{name}_{}", database.name());
-        let grants: String = member_of.iter().map(|role| format!("; GRANT {role} TO {name}")).collect();
-        let create = format!("SELECT outbox.add_roles(); CREATE ROLE {name} LOGIN{grants}");
+        let grants: Vec<String> = member_of.iter().map(|role| format!("; GRANT {role} TO {name}")).collect();
+        let create = format!("SELECT outbox.add_roles(); CREATE ROLE {name} LOGIN{}", grants.concat());
         owner.client.batch_execute(&create).await.unwrap();
         Self { database, name }
     }
