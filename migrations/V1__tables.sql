@@ -323,7 +323,17 @@ CREATE TABLE outbox.callback_key (
 );
 INSERT INTO outbox.callback_key DEFAULT VALUES;
 
--- The bell's flag: 1 = the daemon sleeps, ring; 2 = it is awake, be silent. A sequence, because it is read and
+-- The handlers whose backlog is as large as it may be (max_backlog): their topics take no more events, or warn.
+CREATE TABLE outbox.full_handler (
+    handler     text        PRIMARY KEY,
+    topic_regex text        NOT NULL,
+    -- What was configured.
+    events      bigint      NOT NULL,
+    refuses     boolean     NOT NULL,
+    since       timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+
+-- The bell's flag: 1 = the daemon sleeps, ring; 2 = it is awake, be silent; 3 = some handler is full, ring and look whose topic it is. A sequence, because it is read and
 -- set outside snapshots: a producer whose snapshot is an hour old still sees the flag of this moment.
-CREATE SEQUENCE outbox.bell MINVALUE 1 MAXVALUE 2 CYCLE;
+CREATE SEQUENCE outbox.bell MINVALUE 1 MAXVALUE 3 CYCLE;
 SELECT setval('outbox.bell', 1);

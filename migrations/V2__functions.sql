@@ -19,11 +19,35 @@ $$;
 
 -- The bell, rung by a statement trigger.
 -- `SET LOCAL outbox.bell = off` is for two-phase commit: PREPARE TRANSACTION is refused after a NOTIFY.
+-- When a handler is full, an event of its topics is refused, or its session warned. Among the transaction's last thousand events: those of
+-- the statement, unless it has more. `SET LOCAL outbox.max_backlog = off` lets events through, and the daemon's sessions set it: what
+-- has happened must be written. Runs as the owner, because producers may not read topics.
 CREATE FUNCTION outbox.ring() RETURNS trigger
-LANGUAGE plpgsql
+LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+    hit record;
 BEGIN
+    IF pg_sequence_last_value('outbox.bell'::regclass) = 3 AND current_setting('outbox.max_backlog', true) IS DISTINCT FROM 'off' THEN
+        SELECT f.handler, f.events, f.refuses, e.topic INTO hit
+        FROM (
+            -- Written so that the index on (xid, id) is the only one that fits: with xid = ..., that on id would be read backwards to its end.
+            SELECT i.topic FROM outbox.event i WHERE (i.xid, i.id) > (pg_current_xact_id(), 0) AND i.xid <= pg_current_xact_id()
+            ORDER BY i.xid DESC, i.id DESC LIMIT 1000
+        ) e
+        JOIN outbox.full_handler f ON (e.topic || '.') ~ f.topic_regex
+        ORDER BY f.refuses DESC LIMIT 1;
+        IF hit.refuses THEN
+            RAISE configuration_limit_exceeded USING
+                MESSAGE = format('topic %L takes no more events: %s deliveries wait for handler %s', hit.topic, hit.events, hit.handler),
+                HINT = 'It takes them again when a tenth of them has ended. outboxd doctor says what holds the handler up.';
+        ELSIF FOUND THEN
+            RAISE WARNING USING
+                MESSAGE = format('%s deliveries wait for handler %s, which wants topic %L', hit.events, hit.handler, hit.topic),
+                HINT = 'outboxd doctor says what holds the handler up.';
+        END IF;
+    END IF;
     IF current_setting('outbox.bell', true) IS DISTINCT FROM 'off' THEN
         PERFORM pg_notify('outbox', '');
     END IF;
@@ -34,7 +58,7 @@ $$;
 -- A producer that finds the daemon awake pays one sequence read and never enters the function. The condition is kept short:
 -- PostgreSQL parses and prepares it again for every statement.
 CREATE TRIGGER ring AFTER INSERT ON outbox.event FOR EACH STATEMENT
-    WHEN (pg_sequence_last_value('outbox.bell'::regclass) = 1)
+    WHEN (pg_sequence_last_value('outbox.bell'::regclass) <> 2)
     EXECUTE FUNCTION outbox.ring();
 
 -- Refuses a second event of one (topic, dedup_key) within the window. Runs as the owner: producers need no right on outbox.dedup.

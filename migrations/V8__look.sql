@@ -13,6 +13,9 @@ CROSS JOIN LATERAL (
     UNION ALL
     SELECT 'breaker open', NULL, NULL, h.breaker_since, h.breaker_error WHERE h.breaker = 'open'
     UNION ALL
+    SELECT 'full', f.events, NULL, f.since, CASE WHEN f.refuses THEN 'its topics take no more events' ELSE 'producers are warned' END
+    FROM outbox.full_handler f WHERE f.handler = h.name
+    UNION ALL
     SELECT x.state, (SELECT count(*) FROM (SELECT FROM outbox.open o WHERE o.state = x.state AND o.handler = h.name LIMIT 10000) c),
            f.event_id, f.updated_at, f.last_error
     FROM (VALUES ('dead'), ('blocked')) AS x (state)
@@ -211,6 +214,13 @@ COMMENT ON COLUMN outbox.alert.name IS 'As in the configuration.';
 COMMENT ON COLUMN outbox.alert.handler IS 'The handler that it is about; empty: the daemon.';
 COMMENT ON COLUMN outbox.alert.raised_at IS 'Since when.';
 
+COMMENT ON TABLE outbox.full_handler IS 'The handlers for which as many deliveries wait as may: their topics take no more events, or warn.';
+COMMENT ON COLUMN outbox.full_handler.handler IS 'The handler.';
+COMMENT ON COLUMN outbox.full_handler.topic_regex IS 'Its topics.';
+COMMENT ON COLUMN outbox.full_handler.events IS 'How many may wait.';
+COMMENT ON COLUMN outbox.full_handler.refuses IS 'Events are refused; otherwise their sessions are warned.';
+COMMENT ON COLUMN outbox.full_handler.since IS 'Since when.';
+
 COMMENT ON TABLE outbox.operation IS 'What was done by hand: who, when, what. What is about one event goes when it is old, the rest after a year.';
 COMMENT ON COLUMN outbox.operation.n IS 'The order of the rows.';
 COMMENT ON COLUMN outbox.operation.at IS 'When.';
@@ -225,7 +235,7 @@ COMMENT ON TABLE outbox.callback_key IS 'What callback tokens are made with. Who
 COMMENT ON COLUMN outbox.callback_key.singleton IS 'There is one row.';
 COMMENT ON COLUMN outbox.callback_key.key IS 'The key.';
 
-COMMENT ON SEQUENCE outbox.bell IS '1: the daemon sleeps, an INSERT notifies it. 2: it is awake.';
+COMMENT ON SEQUENCE outbox.bell IS '1: the daemon sleeps, an INSERT notifies it. 2: it is awake. 3: some handler is full, an INSERT looks whose topic it is.';
 
 COMMENT ON VIEW outbox.delivery IS 'Every delivery and its state. Filter by event_id or handler.';
 COMMENT ON COLUMN outbox.delivery.event_id IS 'The event.';
@@ -290,7 +300,7 @@ COMMENT ON COLUMN outbox.newest_position.position IS 'As in outbox.position.';
 
 COMMENT ON VIEW outbox.stuck IS 'What holds handlers up, the longest first: SELECT * FROM outbox.stuck.';
 COMMENT ON COLUMN outbox.stuck.handler IS 'The handler.';
-COMMENT ON COLUMN outbox.stuck.why IS 'paused, breaker open, dead, blocked, overdue (by a minute) or running (for ten minutes).';
+COMMENT ON COLUMN outbox.stuck.why IS 'paused, breaker open, full, dead, blocked, overdue (by a minute) or running (for ten minutes).';
 COMMENT ON COLUMN outbox.stuck.deliveries IS 'How many, counted up to 10,000; null: whatever comes.';
 COMMENT ON COLUMN outbox.stuck.event_id IS 'The one that has been so for longest: outboxd show ID.';
 COMMENT ON COLUMN outbox.stuck.since IS 'Since when.';

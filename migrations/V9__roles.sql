@@ -61,6 +61,7 @@ BEGIN
     -- Not the key of callbacks: who reads it can answer for every delivery.
     GRANT SELECT ON outbox.event, outbox.done, outbox.open, outbox.attempt, outbox.handler, outbox.flow_version, outbox.position, outbox.dedup,
                     outbox.consumed, outbox.cancelling, outbox.installation, outbox.schedule, outbox.alert, outbox.operation, outbox.publish_right,
+                    outbox.full_handler,
                     outbox.delivery, outbox.backlog, outbox.flow, outbox.newest_position, outbox.stuck, outbox.slow, outbox.failed,
                     outbox.refinery_schema_history
     TO outbox_reader, outbox_operator, outbox_daemon;
@@ -78,10 +79,10 @@ BEGIN
     TO outbox_operator;
 
     GRANT INSERT ON outbox.event, outbox.done, outbox.open, outbox.attempt, outbox.handler, outbox.flow_version, outbox.position, outbox.cancelling,
-                    outbox.dedup, outbox.consumed, outbox.schedule, outbox.alert
+                    outbox.dedup, outbox.consumed, outbox.schedule, outbox.alert, outbox.full_handler
     TO outbox_daemon;
     GRANT UPDATE, DELETE ON outbox.open, outbox.handler, outbox.position, outbox.flow_version, outbox.cancelling, outbox.dedup, outbox.consumed, outbox.schedule,
-                            outbox.alert, outbox.done, outbox.attempt
+                            outbox.alert, outbox.full_handler, outbox.done, outbox.attempt
     TO outbox_daemon;
     GRANT UPDATE ON outbox.installation, outbox.event, outbox.bell TO outbox_daemon;
     -- What was done by hand is noted by the functions; the daemon only takes away what is old.

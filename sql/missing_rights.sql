@@ -12,6 +12,7 @@ FROM (
            ('SELECT', 'outbox.flow_version'), ('INSERT', 'outbox.flow_version'), ('DELETE', 'outbox.flow_version'), ('DELETE', 'outbox.done'),
            ('SELECT', 'outbox.schedule'), ('INSERT', 'outbox.schedule'), ('UPDATE', 'outbox.schedule'), ('DELETE', 'outbox.schedule'),
            ('SELECT', 'outbox.alert'), ('INSERT', 'outbox.alert'), ('DELETE', 'outbox.alert'),
+           ('SELECT', 'outbox.full_handler'), ('INSERT', 'outbox.full_handler'), ('DELETE', 'outbox.full_handler'),
            ('SELECT', 'outbox.operation'), ('DELETE', 'outbox.operation'), ('UPDATE', 'outbox.operation'), ('UPDATE', 'outbox.event')
 ) AS needed (privilege, relation)
 WHERE NOT has_table_privilege(needed.relation, needed.privilege)

@@ -49,6 +49,10 @@ pub enum Observation {
     Ticked { schedule: Arc<str>, event: EventId },
     /// A schedule has ticked more often while no daemon ran than is made good: those before this time are not.
     TicksMissed { schedule: Arc<str>, before: String },
+    /// As many deliveries wait for a handler as may: events of its topics are refused, or their sessions warned.
+    Full { handler: Arc<str>, events: i64, refuses: bool },
+    /// A handler's topics take events again.
+    NotFull { handler: Arc<str> },
     /// An alert has been raised, or cleared; without a handler it is about the daemon.
     Alert { name: Arc<str>, handler: Arc<str>, raised: bool },
     /// A part of the log, from this id to below that one, was old and finished, and has gone.
@@ -250,6 +254,11 @@ impl Observation {
             Self::Paused { handler, reason } => warn!(%handler, reason, "paused; `outboxd resume` goes on"),
             Self::Alert { name, handler, raised: true } => warn!(alert = %name, %handler, "alert raised"),
             Self::Alert { name, handler, raised: false } => info!(alert = %name, %handler, "alert cleared"),
+            Self::Full { handler, events, refuses: true } => {
+                warn!(%handler, events, "full: its topics take no more events");
+            }
+            Self::Full { handler, events, refuses: false } => warn!(%handler, events, "full: producers are warned"),
+            Self::NotFull { handler } => info!(%handler, "not full any more: its topics take events"),
             Self::Resumed { handler } => info!(%handler, "resumed"),
             Self::Limited { handler, concurrency, rate } => info!(%handler, concurrency, rate, "limits set by hand"),
             Self::Hiccup { doing, error } => warn!(doing, error, "failed, will try again"),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::reader::{Field, Reader, Table};
 use super::text::quote;
-use super::{BatchConfig, DeliveryConfig, OnDeadKey, RateLimit, Record, Start, duration, keys, rate};
+use super::{BatchConfig, DeliveryConfig, MaxBacklog, OnDeadKey, RateLimit, Record, Start, duration, keys, rate};
 use crate::outcome::{Backoff, PollPolicy, RetryPolicy, SNOOZE_MIN};
 use crate::topic::Pattern;
 
@@ -13,6 +13,7 @@ const TOPICS_MAX: usize = 100;
 const PAUSES_MAX: usize = 100;
 const RATE: RangeInclusive<u32> = 1..=100_000;
 const BATCH_EVENTS: RangeInclusive<u32> = 2..=1000;
+const BACKLOG_EVENTS: RangeInclusive<u32> = 1..=1_000_000;
 const BATCH_WAIT: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_mins(10);
 const TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_hours(24);
 const RETRY_BASE: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_hours(24);
@@ -46,6 +47,7 @@ pub(super) fn read_for(reader: &mut Reader<'_>, table: &Table<'_>, topics: Vec<P
     delivery.ordered = ordered(reader, table);
     coalesce(reader, table, &mut delivery);
     delivery.batch = reader.field(table, "batch").and_then(|field| batch(reader, &field));
+    delivery.max_backlog = reader.field(table, "max_backlog").and_then(|field| max_backlog(reader, &field));
     let records = [("late", Record::Late), ("start", Record::Start)];
     reader.set_choice(table, "record", "a time to record", &records, &mut delivery.record);
     if delivery.callback {
@@ -195,6 +197,20 @@ fn batch(reader: &mut Reader<'_>, field: &Field<'_>) -> Option<BatchConfig> {
     };
     let max = usize::try_from(reader.integer(&max, BATCH_EVENTS)?).ok()?;
     Some(BatchConfig { max, wait })
+}
+
+fn max_backlog(reader: &mut Reader<'_>, field: &Field<'_>) -> Option<MaxBacklog> {
+    let rule = "write a table such as { events = 100000, then = \"refuse\" }";
+    let table = reader.table(field, rule)?;
+    reader.know(&table, keys::MAX_BACKLOG);
+    let mut refuses = true;
+    reader.set_choice(&table, "then", "what happens then", &[("refuse", true), ("warn", false)], &mut refuses);
+    let Some(events) = reader.field(&table, "events") else {
+        reader.lacks(&table, format!("`events` is missing, how many may wait; {rule}"));
+        return None;
+    };
+    let events = reader.integer(&events, BACKLOG_EVENTS)?;
+    Some(MaxBacklog { events, refuses })
 }
 
 /// What `max` is known to be cuts the pauses of a list, which is surely not what was meant.

@@ -29,6 +29,7 @@ pub(super) const HANDLER: &[&str] = &[
     "on_dead_key",
     "coalesce",
     "batch",
+    "max_backlog",
     "record",
     "breaker",
     "on_done",
@@ -79,12 +80,13 @@ pub(super) const SCHEDULE: &[&str] = &["cron", "timezone", "topic", "payload", "
 pub(super) const ALERT: &[&str] = &["when", "handler", "above", "for"];
 pub(super) const HTTP: &[&str] = &["url", "secret", "headers"];
 pub(super) const BATCH: &[&str] = &["max", "wait"];
+pub(super) const MAX_BACKLOG: &[&str] = &["events", "then"];
 pub(super) const POLL: &[&str] = &["base", "max", "timeout"];
 pub(super) const RETRY: &[&str] = &["max_attempts", "backoff", "base", "max", "concurrency", "rate"];
 
 /// Whether a key has a meaning in some table.
 pub(super) fn is_known(key: &str) -> bool {
-    [ROOT, DATABASE, DAEMON, HANDLER, FLOW, STEP, COMPENSATION, SCHEDULE, ALERT, HTTP, BATCH, POLL, RETRY]
+    [ROOT, DATABASE, DAEMON, HANDLER, FLOW, STEP, COMPENSATION, SCHEDULE, ALERT, HTTP, BATCH, MAX_BACKLOG, POLL, RETRY]
         .iter()
         .any(|keys| keys.contains(&key))
 }

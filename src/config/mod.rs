@@ -166,6 +166,15 @@ pub struct ScheduleConfig {
     pub catch_up: usize,
 }
 
+/// How many deliveries may wait for a handler, and what happens to an event beyond that.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MaxBacklog {
+    /// 1 to 1,000,000.
+    pub events: u32,
+    /// Whether an INSERT is refused, or only its session warned.
+    pub refuses: bool,
+}
+
 /// What a handler wants and how it is run, whatever its kind.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DeliveryConfig {
@@ -190,6 +199,8 @@ pub struct DeliveryConfig {
     pub coalesce: bool,
     /// Events are handed over together; `None`: each by itself. A handler that takes one gets them at the same time.
     pub batch: Option<BatchConfig>,
+    /// How many deliveries may wait for it before its topics take no more events; `None`: any number.
+    pub max_backlog: Option<MaxBacklog>,
     /// An attempt has a row before it begins, not only after it has lasted a second.
     pub record: Record,
     /// Whether nothing but probes is sent to a target that cannot be reached or fails.
@@ -224,6 +235,7 @@ impl DeliveryConfig {
             ordered: None,
             coalesce: false,
             batch: None,
+            max_backlog: None,
             record: Record::Late,
             breaker: true,
             on_done: None,

@@ -6,8 +6,8 @@ use std::time::Duration;
 use super::expand::escape;
 use super::text::is_bare;
 use super::{
-    BatchConfig, CompensationConfig, Config, DeliveryConfig, FlowConfig, HandlerConfig, Kind, Record, ScheduleConfig,
-    Start, StepConfig, alert, duration,
+    BatchConfig, CompensationConfig, Config, DeliveryConfig, FlowConfig, HandlerConfig, Kind, MaxBacklog, Record,
+    ScheduleConfig, Start, StepConfig, alert, duration,
 };
 use crate::outcome::{Backoff, PollPolicy, RetryPolicy};
 
@@ -147,6 +147,10 @@ fn write_order(out: &mut String, delivery: &DeliveryConfig) -> fmt::Result {
     }
     if let Some(BatchConfig { max, wait }) = delivery.batch {
         writeln!(out, "batch = {{ max = {max}, wait = \"{}\" }}", duration::format(wait))?;
+    }
+    if let Some(MaxBacklog { events, refuses }) = delivery.max_backlog {
+        let then = if refuses { "refuse" } else { "warn" };
+        writeln!(out, "max_backlog = {{ events = {events}, then = \"{then}\" }}")?;
     }
     Ok(())
 }

@@ -97,6 +97,12 @@ impl Bell {
         }
     }
 
+    /// Whether producers are silent.
+    #[must_use]
+    pub fn is_awake(&self) -> bool {
+        matches!(self.mode, Mode::Awake { .. })
+    }
+
     /// Whether every producer rings.
     #[must_use]
     pub fn is_asleep(&self) -> bool {

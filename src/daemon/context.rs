@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use super::health::Health;
 use crate::config::{AlertConfig, DaemonConfig, DeliveryConfig, OnDeadKey, Record, ScheduleConfig, Start};
@@ -85,6 +85,8 @@ pub(super) struct Context {
     pub(super) handlers: Handlers,
     pub(super) schedules: watch::Receiver<Arc<[ScheduleConfig]>>,
     pub(super) alerts: watch::Receiver<Arc<[AlertConfig]>>,
+    /// A handler has become full, or is not any more: the bell's flag is to be set again.
+    pub(super) flag: Notify,
     /// Where callbacks are posted, a token appended; `None`: nowhere.
     pub(super) callback_url: Option<String>,
 }
@@ -104,6 +106,7 @@ pub(super) fn registrations(specs: &[HandlerSpec]) -> Vec<Registration> {
             ordered,
             coalesce,
             batch,
+            max_backlog,
             record,
             breaker,
             on_done,
@@ -136,6 +139,7 @@ pub(super) fn registrations(specs: &[HandlerSpec]) -> Vec<Registration> {
                     "max": batch.max,
                     "wait_seconds": batch.wait.as_secs_f64(),
                 })),
+                "max_backlog": max_backlog.map(|max| serde_json::json!({ "events": max.events, "refuses": max.refuses })),
                 "record": if *record == Record::Start { "start" } else { "late" },
                 "breaker": breaker,
             }),

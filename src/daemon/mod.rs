@@ -9,6 +9,7 @@ pub mod breaker;
 mod context;
 mod desk;
 mod error;
+mod full;
 mod gauges;
 mod health;
 mod janitor;
@@ -31,7 +32,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -194,7 +195,7 @@ async fn terms(context: &Context, stop: &CancellationToken) -> Result<(), Daemon
                 systemd::ready("leading");
                 pause = RECONNECT_MIN;
                 let (positions, watched) = watch::channel(Positions::None);
-                // The janitor, the schedules and the alerts work beside the term and end with it.
+                // The janitor, the schedules, the limits and the alerts work beside the term and end with it.
                 let end = tokio::select! {
                     end = term::lead(context, links, &positions, stop) => end,
                     () = janitor::run(context, watched) => {
@@ -202,6 +203,9 @@ async fn terms(context: &Context, stop: &CancellationToken) -> Result<(), Daemon
                     }
                     () = schedule::run(context) => {
                         End::Lost { reason: "the schedules ended".to_owned(), unwritten: 0 }
+                    }
+                    () = full::run(context) => {
+                        End::Lost { reason: "looking at backlogs ended".to_owned(), unwritten: 0 }
                     }
                     () = alerts::run(context) => {
                         End::Lost { reason: "the alerts ended".to_owned(), unwritten: 0 }
@@ -383,6 +387,7 @@ impl DaemonBuilder {
             handlers: watched,
             schedules: ticking,
             alerts: alerting,
+            flag: Notify::new(),
             // The port is not open yet.
             callback_url: None,
         };

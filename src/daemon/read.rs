@@ -20,9 +20,16 @@ pub(super) struct Earlier {
 
 /// One thing to ask.
 pub(super) enum Job {
-    Read { read: Read, handlers: Vec<Arc<str>> },
+    Read {
+        read: Read,
+        handlers: Vec<Arc<str>>,
+    },
     FallAsleep,
     WakeUp,
+    /// What it says already, which may be another value now.
+    SetFlag {
+        asleep: bool,
+    },
 }
 
 /// Its answer.
@@ -31,6 +38,7 @@ pub(super) enum Answer {
     Behind { page: Page, settled: Settled, lane: LaneId },
     FellAsleep { producers: Vec<u64> },
     WokeUp,
+    FlagSet,
 }
 
 /// Deliveries of a page that need not run: they have been settled before.
@@ -45,6 +53,10 @@ pub(super) async fn ask(store: Arc<Store>, earlier: Arc<Earlier>, job: Job) -> R
         Job::WakeUp => {
             store.bell_set(false).await?;
             Ok(Answer::WokeUp)
+        }
+        Job::SetFlag { asleep } => {
+            store.bell_set(asleep).await?;
+            Ok(Answer::FlagSet)
         }
         Job::Read { read: Read::Head { cursor, limit, lanes }, handlers } => {
             let page = store.tail_head(&cursor, limit).await?;

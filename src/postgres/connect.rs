@@ -35,6 +35,7 @@ SET tcp_keepalives_idle = 10;
 SET tcp_keepalives_interval = 5;
 SET tcp_keepalives_count = 3;
 SET tcp_user_timeout = 15000;
+SET outbox.max_backlog = off;
 SELECT set_config('idle_session_timeout', '0', false) WHERE current_setting('server_version_num')::integer >= 140000;
 SELECT current_setting('server_version_num')";
 

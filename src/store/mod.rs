@@ -17,6 +17,7 @@ pub mod alerts;
 pub mod answers;
 pub mod doctor;
 pub mod emit;
+pub mod full;
 pub mod gauges;
 pub mod inspect;
 pub mod log;

@@ -40,6 +40,7 @@ mod limits;
 mod locked;
 mod long_work;
 mod look;
+mod max_backlog;
 mod migrate;
 mod model;
 mod monitoring;

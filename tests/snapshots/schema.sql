@@ -105,6 +105,7 @@ BEGIN
     -- Not the key of callbacks: who reads it can answer for every delivery.
     GRANT SELECT ON outbox.event, outbox.done, outbox.open, outbox.attempt, outbox.handler, outbox.flow_version, outbox.position, outbox.dedup,
                     outbox.consumed, outbox.cancelling, outbox.installation, outbox.schedule, outbox.alert, outbox.operation, outbox.publish_right,
+                    outbox.full_handler,
                     outbox.delivery, outbox.backlog, outbox.flow, outbox.newest_position, outbox.stuck, outbox.slow, outbox.failed,
                     outbox.refinery_schema_history
     TO outbox_reader, outbox_operator, outbox_daemon;
@@ -122,10 +123,10 @@ BEGIN
     TO outbox_operator;
 
     GRANT INSERT ON outbox.event, outbox.done, outbox.open, outbox.attempt, outbox.handler, outbox.flow_version, outbox.position, outbox.cancelling,
-                    outbox.dedup, outbox.consumed, outbox.schedule, outbox.alert
+                    outbox.dedup, outbox.consumed, outbox.schedule, outbox.alert, outbox.full_handler
     TO outbox_daemon;
     GRANT UPDATE, DELETE ON outbox.open, outbox.handler, outbox.position, outbox.flow_version, outbox.cancelling, outbox.dedup, outbox.consumed, outbox.schedule,
-                            outbox.alert, outbox.done, outbox.attempt
+                            outbox.alert, outbox.full_handler, outbox.done, outbox.attempt
     TO outbox_daemon;
     GRANT UPDATE ON outbox.installation, outbox.event, outbox.bell TO outbox_daemon;
     -- What was done by hand is noted by the functions; the daemon only takes away what is old.
@@ -1619,10 +1620,31 @@ $$;
 -- Name: ring(); Type: FUNCTION; Schema: outbox; Owner: -
 
 CREATE FUNCTION outbox.ring() RETURNS trigger
-    LANGUAGE plpgsql
+    LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
+DECLARE
+    hit record;
 BEGIN
+    IF pg_sequence_last_value('outbox.bell'::regclass) = 3 AND current_setting('outbox.max_backlog', true) IS DISTINCT FROM 'off' THEN
+        SELECT f.handler, f.events, f.refuses, e.topic INTO hit
+        FROM (
+            -- Written so that the index on (xid, id) is the only one that fits: with xid = ..., that on id would be read backwards to its end.
+            SELECT i.topic FROM outbox.event i WHERE (i.xid, i.id) > (pg_current_xact_id(), 0) AND i.xid <= pg_current_xact_id()
+            ORDER BY i.xid DESC, i.id DESC LIMIT 1000
+        ) e
+        JOIN outbox.full_handler f ON (e.topic || '.') ~ f.topic_regex
+        ORDER BY f.refuses DESC LIMIT 1;
+        IF hit.refuses THEN
+            RAISE configuration_limit_exceeded USING
+                MESSAGE = format('topic %L takes no more events: %s deliveries wait for handler %s', hit.topic, hit.events, hit.handler),
+                HINT = 'It takes them again when a tenth of them has ended. outboxd doctor says what holds the handler up.';
+        ELSIF FOUND THEN
+            RAISE WARNING USING
+                MESSAGE = format('%s deliveries wait for handler %s, which wants topic %L', hit.events, hit.handler, hit.topic),
+                HINT = 'outboxd doctor says what holds the handler up.';
+        END IF;
+    END IF;
     IF current_setting('outbox.bell', true) IS DISTINCT FROM 'off' THEN
         PERFORM pg_notify('outbox', '');
     END IF;
@@ -2432,13 +2454,13 @@ CREATE SEQUENCE outbox.bell
     START WITH 1
     INCREMENT BY 1
     NO MINVALUE
-    MAXVALUE 2
+    MAXVALUE 3
     CACHE 1
     CYCLE;
 
 -- Name: SEQUENCE bell; Type: COMMENT; Schema: outbox; Owner: -
 
-COMMENT ON SEQUENCE outbox.bell IS '1: the daemon sleeps, an INSERT notifies it. 2: it is awake.';
+COMMENT ON SEQUENCE outbox.bell IS '1: the daemon sleeps, an INSERT notifies it. 2: it is awake. 3: some handler is full, an INSERT looks whose topic it is.';
 
 -- Name: callback_key; Type: TABLE; Schema: outbox; Owner: -
 
@@ -3113,6 +3135,40 @@ COMMENT ON COLUMN outbox.flow_version.on_dead_step IS 'compensate or hold.';
 
 COMMENT ON COLUMN outbox.flow_version.created_at IS 'When it was first configured.';
 
+-- Name: full_handler; Type: TABLE; Schema: outbox; Owner: -
+
+CREATE TABLE outbox.full_handler (
+    handler text NOT NULL,
+    topic_regex text NOT NULL,
+    events bigint NOT NULL,
+    refuses boolean NOT NULL,
+    since timestamp with time zone DEFAULT clock_timestamp() NOT NULL
+);
+
+-- Name: TABLE full_handler; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON TABLE outbox.full_handler IS 'The handlers for which as many deliveries wait as may: their topics take no more events, or warn.';
+
+-- Name: COLUMN full_handler.handler; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.full_handler.handler IS 'The handler.';
+
+-- Name: COLUMN full_handler.topic_regex; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.full_handler.topic_regex IS 'Its topics.';
+
+-- Name: COLUMN full_handler.events; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.full_handler.events IS 'How many may wait.';
+
+-- Name: COLUMN full_handler.refuses; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.full_handler.refuses IS 'Events are refused; otherwise their sessions are warned.';
+
+-- Name: COLUMN full_handler.since; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.full_handler.since IS 'Since when.';
+
 -- Name: installation; Type: TABLE; Schema: outbox; Owner: -
 
 CREATE TABLE outbox.installation (
@@ -3449,6 +3505,17 @@ CREATE VIEW outbox.stuck AS
             h.breaker_error
           WHERE (h.breaker = 'open'::text)
         UNION ALL
+         SELECT 'full'::text,
+            f.events,
+            NULL::bigint,
+            f.since,
+                CASE
+                    WHEN f.refuses THEN 'its topics take no more events'::text
+                    ELSE 'producers are warned'::text
+                END AS "case"
+           FROM outbox.full_handler f
+          WHERE (f.handler = h.name)
+        UNION ALL
          SELECT x.state,
             ( SELECT count(*) AS count
                    FROM ( SELECT
@@ -3504,7 +3571,7 @@ COMMENT ON COLUMN outbox.stuck.handler IS 'The handler.';
 
 -- Name: COLUMN stuck.why; Type: COMMENT; Schema: outbox; Owner: -
 
-COMMENT ON COLUMN outbox.stuck.why IS 'paused, breaker open, dead, blocked, overdue (by a minute) or running (for ten minutes).';
+COMMENT ON COLUMN outbox.stuck.why IS 'paused, breaker open, full, dead, blocked, overdue (by a minute) or running (for ten minutes).';
 
 -- Name: COLUMN stuck.deliveries; Type: COMMENT; Schema: outbox; Owner: -
 
@@ -3669,6 +3736,11 @@ ALTER TABLE ONLY outbox.event_p4000000
 
 ALTER TABLE ONLY outbox.flow_version
     ADD CONSTRAINT flow_version_pkey PRIMARY KEY (flow, version);
+
+-- Name: full_handler full_handler_pkey; Type: CONSTRAINT; Schema: outbox; Owner: -
+
+ALTER TABLE ONLY outbox.full_handler
+    ADD CONSTRAINT full_handler_pkey PRIMARY KEY (handler);
 
 -- Name: handler handler_pkey; Type: CONSTRAINT; Schema: outbox; Owner: -
 
@@ -3932,7 +4004,7 @@ CREATE TRIGGER remember_dedup_key AFTER INSERT ON outbox.event FOR EACH ROW WHEN
 
 -- Name: event ring; Type: TRIGGER; Schema: outbox; Owner: -
 
-CREATE TRIGGER ring AFTER INSERT ON outbox.event FOR EACH STATEMENT WHEN ((pg_sequence_last_value('outbox.bell'::regclass) = 1)) EXECUTE FUNCTION outbox.ring();
+CREATE TRIGGER ring AFTER INSERT ON outbox.event FOR EACH STATEMENT WHEN ((pg_sequence_last_value('outbox.bell'::regclass) <> 2)) EXECUTE FUNCTION outbox.ring();
 
 -- Name: open step_changed; Type: TRIGGER; Schema: outbox; Owner: -
 

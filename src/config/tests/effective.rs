@@ -75,6 +75,7 @@ fn the_effective_configuration_is_toml_with_every_default() {
         on_dead_key = "skip"
         coalesce = "key"
         batch = { max = 100, wait = "1s" }
+        max_backlog = { events = 100000, then = "refuse" }
         record = "late"
         breaker = "on"
         start = "now"

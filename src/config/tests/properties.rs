@@ -52,6 +52,9 @@ fn handlers() -> impl Strategy<Value = HandlerConfig> {
         prop::option::of(durations(1, 86_400_000)),
         any::<(bool, bool)>(),
         prop::option::of(
+            (1u32..=1_000_000, any::<bool>()).prop_map(|(events, refuses)| MaxBacklog { events, refuses }),
+        ),
+        prop::option::of(
             (1u32..=100_000, prop::sample::select(vec!["s", "m", "h"]))
                 .prop_map(|(count, per)| format!("{count}/{per}").parse().unwrap()),
         ),
@@ -68,8 +71,19 @@ fn handlers() -> impl Strategy<Value = HandlerConfig> {
     ("[A-Za-z0-9_-]{1,63}", kinds(), topics, 1usize..=1000, durations(1, 86_400_000), retry, start, more).prop_map(
         |(name, kind, topics, concurrency, timeout, mut retry, start, more)| {
             let topics = topics.iter().map(|topic| topic.parse().unwrap()).collect();
-            let (ordered, record, breaker, on_done, on_dead, max_timeout, (callback, coalesce), rate, batch, poll) =
-                more;
+            let (
+                ordered,
+                record,
+                breaker,
+                on_done,
+                on_dead,
+                max_timeout,
+                (callback, coalesce),
+                max_backlog,
+                rate,
+                batch,
+                poll,
+            ) = more;
             let ordered = if coalesce { Some(OnDeadKey::Skip) } else { ordered };
             // What may be answered at any time has a row from the beginning.
             let record = if callback { Record::Start } else { record };
@@ -87,6 +101,7 @@ fn handlers() -> impl Strategy<Value = HandlerConfig> {
                 ordered,
                 coalesce,
                 batch,
+                max_backlog,
                 record,
                 breaker,
                 on_done,
@@ -102,7 +117,18 @@ fn handlers() -> impl Strategy<Value = HandlerConfig> {
 fn called() -> impl Strategy<Value = (Kind, DeliveryConfig)> {
     handlers().prop_map(|HandlerConfig { kind, delivery, .. }| {
         let (topics, start) = (Vec::new(), Start::Now);
-        (kind, DeliveryConfig { topics, ordered: None, coalesce: false, batch: None, start, ..delivery })
+        (
+            kind,
+            DeliveryConfig {
+                topics,
+                ordered: None,
+                coalesce: false,
+                batch: None,
+                max_backlog: None,
+                start,
+                ..delivery
+            },
+        )
     })
 }
 

@@ -122,6 +122,8 @@ enum Input {
     Answered(Result<Answer, Error>),
     Opinion(Option<String>),
     Woken,
+    /// The flag in the database is to be set again.
+    Flag,
     Reload,
     Time,
 }
@@ -176,6 +178,8 @@ struct Term<'a> {
     clock: (Instant, i64),
     pulse_at: Instant,
     checkpoint_at: Instant,
+    /// What the bell's flag says depends on which handlers are full, and that has changed.
+    flag_is_stale: bool,
     /// Something was read or settled since positions were stored last.
     dirty: bool,
     positions: &'a watch::Sender<Positions>,
@@ -232,6 +236,7 @@ pub(super) async fn lead(
         clock: (now, Timestamp::now().as_microsecond()),
         pulse_at: now + PULSE_EVERY,
         checkpoint_at: now + CHECKPOINT_EVERY,
+        flag_is_stale: false,
         dirty: true,
         positions,
         reload: None,
@@ -320,6 +325,7 @@ impl Term<'_> {
             answer = job => Input::Answered(answer),
             opinion = self.doubts.opinion() => Input::Opinion(opinion),
             () = ears.wake.notified() => Input::Woken,
+            () = self.context.flag.notified() => Input::Flag,
             Ok(()) = ears.handlers.changed(), if !self.stopping => Input::Reload,
             () = tokio::time::sleep_until(until.into()) => Input::Time,
         }
@@ -356,6 +362,7 @@ impl Term<'_> {
                 }
                 self.bell.ring(now);
             }
+            Input::Flag => self.flag_is_stale = true,
             // The new handlers have been noted; `act` takes them.
             Input::Reload => {}
             Input::Time => self.time(now)?,

@@ -23,6 +23,12 @@ impl Term<'_> {
         if self.job.is_some() {
             return;
         }
+        if std::mem::take(&mut self.flag_is_stale) {
+            self.doubts.job_asked = now;
+            let job = Job::SetFlag { asleep: !self.bell.is_awake() };
+            self.job = Some(Box::pin(ask(Arc::clone(&self.store), Arc::clone(&self.earlier), job)));
+            return;
+        }
         let bell = if self.tail.wants_head() { self.bell.next(now) } else { Next::Wait(None) };
         let job = match bell {
             Next::FallAsleep => Job::FallAsleep,
@@ -61,6 +67,7 @@ impl Term<'_> {
             self.look(now);
         }
         match answer {
+            Answer::FlagSet => {}
             Answer::FellAsleep { producers } => self.bell.fell_asleep(producers, now),
             Answer::WokeUp => {
                 self.context.observer.tell(&Observation::Awake);
