@@ -16,6 +16,9 @@ const STUCK_AFTER: Duration = Duration::from_secs(10);
 pub(super) struct Health {
     progress: Arc<Watchdog>,
     standing: Mutex<Place>,
+    /// When a leader's listener heard something last, and when it was last known what the log holds.
+    heard: Mutex<Option<Instant>>,
+    looked: Mutex<Option<Instant>>,
     /// The leader has had no answer for so long that it begins nothing.
     unanswered: AtomicBool,
 }
@@ -30,7 +33,8 @@ enum Place {
 impl Health {
     pub(super) fn new(progress: Arc<Watchdog>) -> Self {
         let standing = Mutex::new(Place::Away("starting".to_owned()));
-        Self { progress, standing, unanswered: AtomicBool::new(false) }
+        let (heard, looked) = (Mutex::new(None), Mutex::new(None));
+        Self { progress, standing, heard, looked, unanswered: AtomicBool::new(false) }
     }
 
     /// Takes note of what happened.
@@ -43,8 +47,21 @@ impl Health {
             Observation::Drained { .. } => Place::Away("stopped".to_owned()),
             _ => return,
         };
+        for told in [&self.heard, &self.looked] {
+            *told.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        }
         self.unanswered.store(false, Ordering::Relaxed);
         *self.standing.lock().unwrap_or_else(PoisonError::into_inner) = standing;
+    }
+
+    /// The listening session has heard the bell.
+    pub(super) fn heard(&self, now: Instant) {
+        *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
+    }
+
+    /// The log has been read, or the poll has found that there is nothing to read.
+    pub(super) fn looked(&self, now: Instant) {
+        *self.looked.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
     }
 
     /// Whether PostgreSQL keeps the leader waiting.
@@ -62,11 +79,11 @@ impl Health {
     }
 
     /// Ready: it leads or stands by, and PostgreSQL answers.
-    pub(super) fn is_ready(&self, now: Instant) -> Result<&'static str, String> {
+    pub(super) fn is_ready(&self, now: Instant) -> Result<String, String> {
         let idle = self.progress.idle(now);
         let ready = match &*self.standing.lock().unwrap_or_else(PoisonError::into_inner) {
-            Place::Leading => "leading",
-            Place::StandingBy => "standing by",
+            Place::Leading => self.leads(now),
+            Place::StandingBy => "standing by".to_owned(),
             Place::Away(why) => return Err(why.replace(char::is_control, " ")),
         };
         if self.unanswered.load(Ordering::Relaxed) {
@@ -76,6 +93,18 @@ impl Health {
             return Err(format!("nothing was heard of PostgreSQL for {} s", idle.as_secs()));
         }
         Ok(ready)
+    }
+
+    /// A leader says since when it knows what it says. Deaf or without answers, it ends its term by itself.
+    fn leads(&self, now: Instant) -> String {
+        let ago = |told: &Mutex<Option<Instant>>| {
+            let at = *told.lock().unwrap_or_else(PoisonError::into_inner);
+            at.map_or_else(
+                || "not yet".to_owned(),
+                |at| format!("{} s ago", now.saturating_duration_since(at).as_secs()),
+            )
+        };
+        format!("leading; the bell was heard {}, the log looked at {}", ago(&self.heard), ago(&self.looked))
     }
 }
 
@@ -111,12 +140,21 @@ mod tests {
         health.waits_for_an_answer(true);
         assert!(health.is_ready(now).is_err());
         health.waits_for_an_answer(false);
-        assert_eq!(health.is_ready(now), Ok("leading"));
+        let (not_yet, told) = (
+            "leading; the bell was heard not yet, the log looked at not yet",
+            "leading; the bell was heard 7 s ago, the log looked at 0 s ago",
+        );
+        assert_eq!(health.is_ready(now), Ok(not_yet.to_owned()));
+        health.heard(now);
+        health.looked(now + Duration::from_secs(7));
+        assert_eq!(health.is_ready(now + Duration::from_secs(7)), Ok(told.to_owned()));
         let ended = Observation::TermEnded { reason: "a\nb".to_owned(), unwritten: 0, pause: Duration::ZERO };
         health.waits_for_an_answer(true);
         health.note(&ended);
         assert_eq!(health.is_ready(now), Err("connecting again: a b".to_owned()));
         health.note(&Observation::StandingBy { leader: String::new() });
-        assert_eq!(health.is_ready(now), Ok("standing by"));
+        assert_eq!(health.is_ready(now), Ok("standing by".to_owned()));
+        health.note(&Observation::Leading);
+        assert_eq!(health.is_ready(now), Ok(not_yet.to_owned()), "a new term has heard nothing yet");
     }
 }

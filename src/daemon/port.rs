@@ -3,6 +3,7 @@
 //!
 //! A connection is for one request and lives for 80 s at most, and there are only so many: a slow client costs nothing.
 
+use std::fmt::Display;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -141,7 +142,7 @@ async fn event(State(answers): State<Arc<Answers>>, Path(id): Path<String>, RawQ
     answers.desk.event(&id, query.as_deref()).await
 }
 
-fn line(answer: Result<&'static str, String>) -> (StatusCode, String) {
+fn line(answer: Result<impl Display, String>) -> (StatusCode, String) {
     match answer {
         Ok(text) => (StatusCode::OK, format!("{text}\n")),
         Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),

@@ -215,9 +215,12 @@ impl Term<'_> {
     pub(super) fn claimed(&mut self, claim: Claim, now: Instant) {
         self.claiming = false;
         self.doubts.claimed();
-        if std::mem::take(&mut self.poll_asked) && !claim.snapshot.is_some_and(|snapshot| self.tail.has_read(&snapshot))
-        {
-            self.poll(now);
+        if std::mem::take(&mut self.poll_asked) {
+            if claim.snapshot.is_some_and(|snapshot| self.tail.has_read(&snapshot)) {
+                self.context.health.looked(now);
+            } else {
+                self.poll(now);
+            }
         }
         let mut by_handler: HashMap<String, Vec<Claimed>> = HashMap::new();
         for claimed in claim.claimed {

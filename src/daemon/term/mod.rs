@@ -354,6 +354,7 @@ impl Term<'_> {
                 self.context.observer.tell(&Observation::Woken);
                 self.polled = false;
                 self.doubts.heard();
+                self.context.health.heard(now);
                 // What most rings are about comes first: an event that somebody waits for.
                 if self.bell.is_asleep() && self.job.is_none() && self.tail.wants_head() {
                     self.look_next = true;

@@ -74,6 +74,7 @@ impl Term<'_> {
                 self.bell.woke_up(now);
             }
             Answer::Head { page, settled, lanes } => {
+                self.context.health.looked(now);
                 let was_asleep = self.bell.is_asleep();
                 let events = page.events.len();
                 self.heard(now, events, page.snapshot.as_ref(), was_asleep);
