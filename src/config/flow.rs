@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::names::named;
 use super::reader::{Field, Reader, Table};
 use super::text::quote;
-use super::{CompensationConfig, DeliveryConfig, FlowConfig, StepConfig, delivery, keys, kind};
+use super::{CompensationConfig, DeliveryConfig, FlowConfig, Kind, StepConfig, delivery, keys, kind};
 use crate::flow::{Graph, GraphError, OnDeadStep, STEPS_MAX, Step, Undo};
 
 /// A step as it is written: its handler, if that is one, and its place in the graph.
@@ -58,7 +58,7 @@ fn step(reader: &mut Reader<'_>, field: &Field<'_>) -> Option<Written> {
     reader.know(&table, keys::STEP);
     let name: Arc<str> = Arc::from(field.name);
     let kind = kind::read(reader, &table);
-    let delivery = delivery::read_for(reader, &table, Vec::new());
+    let delivery = called(reader, &table, kind.as_ref());
     let after = after(reader, &table);
     let retired = reader.field(&table, "retired").and_then(|field| reader.boolean(&field, "write true or false"));
     let retired = retired.unwrap_or_default();
@@ -73,6 +73,15 @@ fn step(reader: &mut Reader<'_>, field: &Field<'_>) -> Option<Written> {
     // A compensation that could not be read has said so.
     let config = kind.map(|kind| StepConfig { name, kind, delivery, retired, compensate: compensate.flatten() });
     Some(Written { step, config })
+}
+
+/// How a step or a compensation is called that calls this.
+fn called(reader: &mut Reader<'_>, table: &Table<'_>, kind: Option<&Kind>) -> DeliveryConfig {
+    let mut delivery = delivery::read_for(reader, table, Vec::new());
+    if let Some(kind) = kind {
+        kind::fits(reader, table, kind, &mut delivery);
+    }
+    delivery
 }
 
 fn after(reader: &mut Reader<'_>, table: &Table<'_>) -> Vec<Arc<str>> {
@@ -100,6 +109,6 @@ fn compensation(reader: &mut Reader<'_>, field: &Field<'_>) -> Option<(Undo, Opt
     let choices = [Undo::Done, Undo::Begun].map(|choice| (choice.as_str(), choice));
     reader.set_choice(&table, "when", "a time to compensate", &choices, &mut when);
     let kind = kind::read(reader, &table);
-    let delivery = delivery::read_for(reader, &table, Vec::new());
+    let delivery = called(reader, &table, kind.as_ref());
     Some((when, kind.map(|kind| CompensationConfig { kind, delivery })))
 }

@@ -78,7 +78,7 @@ pub(super) const COMPENSATION: &[&str] = &[
 ];
 pub(super) const SCHEDULE: &[&str] = &["cron", "timezone", "topic", "payload", "key", "catch_up"];
 pub(super) const ALERT: &[&str] = &["when", "handler", "above", "for"];
-pub(super) const HTTP: &[&str] = &["url", "secret", "headers"];
+pub(super) const HTTP: &[&str] = &["url", "allow", "secret", "headers"];
 pub(super) const BATCH: &[&str] = &["max", "wait"];
 pub(super) const MAX_BACKLOG: &[&str] = &["events", "then"];
 pub(super) const POLL: &[&str] = &["base", "max", "timeout"];

@@ -5,15 +5,21 @@ use std::collections::{BTreeMap, BTreeSet};
 use base64::Engine as _;
 use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use ipnet::IpNet;
 use reqwest::Url;
 use reqwest::header::{HeaderName, HeaderValue};
 
 use super::expand::is_variable_name;
 use super::reader::{Field, Reader, Table};
 use super::text::quote;
-use super::{CommandConfig, HttpConfig, Kind, Secret, SigningKey, SqlConfig, keys};
+use super::url::{HttpUrl, in_full};
+use super::{CommandConfig, DeliveryConfig, HttpConfig, Kind, Secret, SigningKey, SqlConfig, keys};
 
 const ARGUMENTS_MAX: usize = 256;
+const NETS_MAX: usize = 100;
+/// A key is replaced by another one; three are a rotation that was begun before the last one had ended.
+const SIGNING_KEYS_MAX: usize = 8;
+const URL_RULE: &str = "write a string such as \"https://example.com/hooks\"";
 const SIGNING_KEY_BYTES: std::ops::RangeInclusive<usize> = 24..=64;
 
 /// The headers that every request has from outboxd.
@@ -58,39 +64,109 @@ pub(super) fn read(reader: &mut Reader<'_>, handler: &Table<'_>) -> Option<Kind>
 fn http_config(reader: &mut Reader<'_>, field: &Field<'_>) -> Option<HttpConfig> {
     let table = reader.table(field, "write a table such as { url = \"https://example.com/hooks\" }")?;
     reader.know(&table, keys::HTTP);
-    let secret = reader.field(&table, "secret").and_then(|field| signing_key(reader, &field));
+    let secrets = reader.field(&table, "secret").map(|field| signing_keys(reader, &field)).unwrap_or_default();
     let headers = reader.field(&table, "headers").map(|field| headers(reader, &field)).unwrap_or_default();
+    let allow = reader.field(&table, "allow");
+    let nets = allow.as_ref().map(|field| nets(reader, field)).unwrap_or_default();
     let Some(field) = reader.field(&table, "url") else {
         reader.lacks(&table, "`url` is missing; write where to POST, such as \"https://example.com/hooks\"");
         return None;
     };
-    let url = url(reader, &field)?;
-    Some(HttpConfig { url, secret, headers })
+    let url = http_url(reader, &field)?;
+    if let (Some(allow), false) = (&allow, url.takes_host()) {
+        let rule = "it concerns hosts that an event names; remove it";
+        reader.refuse(allow, format!("the host of the URL is written here and is never refused; {rule}"));
+    }
+    Some(HttpConfig { url, allow: nets, secrets, headers })
+}
+
+/// What an event says about the target of one delivery says nothing about the next: where the host comes from the event there is
+/// no breaker, and where anything does there are no batches.
+pub(super) fn fits(reader: &mut Reader<'_>, table: &Table<'_>, kind: &Kind, delivery: &mut DeliveryConfig) {
+    let Kind::Http(http) = kind else { return };
+    if let (None, Some(field)) = (http.url.fixed(), reader.field(table, "batch")) {
+        let rule = "a batch is one call, to one URL; remove `batch`, or write the URL in full";
+        reader.refuse(&field, format!("the URL takes something from each event: {rule}"));
+    }
+    if !http.url.takes_host() {
+        return;
+    }
+    if let Some(field) = reader.field(table, "breaker").filter(|field| field.is("on")) {
+        let rule = "one host that is away says nothing about the others; remove `breaker`, or write \"off\"";
+        reader.refuse(&field, format!("each event names the host: {rule}"));
+    }
+    delivery.breaker = false;
+}
+
+fn http_url(reader: &mut Reader<'_>, field: &Field<'_>) -> Option<HttpUrl> {
+    let text = reader.expanded(field, URL_RULE)?;
+    let url = checked(reader, field, HttpUrl::parse(&text))?;
+    Some(url.written_as(field.value().as_str().unwrap_or_default()))
 }
 
 /// The URL is not shown in errors: it may hold a token, in its path or from a `${NAME}`.
 pub(super) fn url(reader: &mut Reader<'_>, field: &Field<'_>) -> Option<Url> {
-    const RULE: &str = "write http://HOST/PATH or https://HOST/PATH";
-    let text = reader.expanded(field, "write a string such as \"https://example.com/hooks\"")?;
-    // The URL standard drops white space in silence, which would hide a mistake such as a line break in a variable.
-    if text.contains(|c: char| c.is_whitespace() || c.is_control()) {
-        return reader.refused(field, format!("the URL holds white space or control characters; {RULE}"));
+    let text = reader.expanded(field, URL_RULE)?;
+    checked(reader, field, in_full(&text))
+}
+
+fn checked<T>(reader: &mut Reader<'_>, field: &Field<'_>, read: Result<T, Vec<String>>) -> Option<T> {
+    match read {
+        Ok(read) => Some(read),
+        Err(wrongs) => {
+            for wrong in wrongs {
+                reader.refuse(field, wrong);
+            }
+            None
+        }
     }
-    let url = match Url::parse(&text) {
-        Ok(url) => url,
-        Err(error) => return reader.refused(field, format!("this is not a URL ({error}); {RULE}")),
-    };
-    let has_credentials = !url.username().is_empty() || url.password().is_some();
-    let wrongs = [
-        (!matches!(url.scheme(), "http" | "https"), "the scheme is neither http nor https"),
-        (url.host_str().is_none_or(str::is_empty), "the URL has no host"),
-        (has_credentials, "the URL holds credentials, which logs would show (send them in `headers`)"),
-        (url.fragment().is_some(), "the URL has a fragment (#...), which is never sent"),
-    ];
-    for (_, wrong) in wrongs.iter().filter(|(applies, _)| *applies) {
-        reader.refuse(field, format!("{wrong}; {RULE}"));
+}
+
+/// The nets that a URL from an event may lead to although they are not for everybody.
+fn nets(reader: &mut Reader<'_>, field: &Field<'_>) -> Vec<IpNet> {
+    const RULE: &str = "write an array of nets such as [\"10.0.0.0/8\", \"fd00::/8\"]";
+    let texts = reader.strings(field, RULE).unwrap_or_default();
+    if texts.len() > NETS_MAX {
+        reader.refuse(field, format!("{} nets are too many; write at most {NETS_MAX}", texts.len()));
     }
-    (!wrongs.iter().any(|&(applies, _)| applies)).then_some(url)
+    let mut nets = Vec::with_capacity(texts.len());
+    for (item, text) in texts {
+        match text.parse::<IpNet>() {
+            Err(_) => reader.refuse(&item, format!("{} is not a net; {RULE}", quote(text))),
+            Ok(net) if net != net.trunc() => {
+                let meant = net.trunc();
+                reader.refuse(&item, format!("{} is an address in the net {meant}; write \"{meant}\"", quote(text)));
+            }
+            Ok(IpNet::V6(net)) if net.prefix_len() >= 96 && net.network().to_ipv4_mapped().is_some() => {
+                let rule = "these are checked as the IPv4 addresses in them; write the IPv4 net";
+                reader.refuse(&item, format!("{} is a net of IPv4 addresses in IPv6; {rule}", quote(text)));
+            }
+            Ok(net) if nets.contains(&net) => {
+                reader.refuse(&item, format!("{} is there already; write each net once", quote(text)));
+            }
+            Ok(net) => nets.push(net),
+        }
+    }
+    nets
+}
+
+/// One key, or the new one and those that it replaces.
+fn signing_keys(reader: &mut Reader<'_>, field: &Field<'_>) -> Vec<SigningKey> {
+    let items = reader.one_or_many(field);
+    if items.is_empty() || items.len() > SIGNING_KEYS_MAX {
+        let rule = format!("write 1 to {SIGNING_KEYS_MAX}, the newest first");
+        reader.refuse(field, format!("there are {} secrets; {rule}", items.len()));
+    }
+    let mut signing_keys = Vec::with_capacity(items.len());
+    for item in items {
+        match signing_key(reader, &item) {
+            Some(key) if signing_keys.contains(&key) => {
+                reader.refuse(&item, "the same secret is there already; write each one once");
+            }
+            key => signing_keys.extend(key),
+        }
+    }
+    signing_keys
 }
 
 fn signing_key(reader: &mut Reader<'_>, field: &Field<'_>) -> Option<SigningKey> {

@@ -5,13 +5,15 @@ use std::io::{self, Read};
 use std::path::Path;
 
 use super::error::{Error, Errors, LoadError};
+use super::expand::FILE;
 use super::{Config, FILE_BYTES_MAX};
 
-/// The largest systemd credential that is read.
-const CREDENTIAL_BYTES_MAX: u64 = 65_536;
+/// The largest secret that is read from a file.
+const SECRET_BYTES_MAX: u64 = 65_536;
 
 impl Config {
-    /// Reads a file. `${NAME}` is a variable of the environment, else a systemd credential.
+    /// Reads a file. `${NAME}` is a variable of the environment, else a systemd credential; `${file:/PATH}` is what stands in that
+    /// file.
     pub fn load(path: &Path) -> Result<Self, LoadError> {
         let file = path.display().to_string();
         let bytes = read(path, FILE_BYTES_MAX)
@@ -19,8 +21,10 @@ impl Config {
             .ok_or_else(|| LoadError::TooLarge { path: path.to_owned() })?;
         let text = str::from_utf8(&bytes).map_err(|e| not_utf8(&file, &bytes[..e.valid_up_to()]))?;
         let credentials = std::env::var_os("CREDENTIALS_DIRECTORY");
-        let env =
-            |name: &str| std::env::var(name).ok().or_else(|| credential(Path::new(credentials.as_deref()?), name));
+        let env = |name: &str| match name.strip_prefix(FILE) {
+            Some(path) => secret(Path::new(path)),
+            None => std::env::var(name).ok().or_else(|| secret(&Path::new(credentials.as_deref()?).join(name))),
+        };
         Ok(Self::parse(text, &file, &env)?)
     }
 }
@@ -31,9 +35,13 @@ fn not_utf8(file: &str, valid: &[u8]) -> Errors {
     Errors::new(file, vec![Error { line, key: String::new(), message }])
 }
 
-/// A file of this name in systemd's credentials directory, without the newline at its end.
-pub(super) fn credential(directory: &Path, name: &str) -> Option<String> {
-    let bytes = read(&directory.join(name), CREDENTIAL_BYTES_MAX).ok()??;
+/// What stands in a file, without the newline at its end.
+pub(super) fn secret(path: &Path) -> Option<String> {
+    // To open a pipe could last for ever.
+    if !path.metadata().ok()?.is_file() {
+        return None;
+    }
+    let bytes = read(path, SECRET_BYTES_MAX).ok()??;
     let mut text = String::from_utf8(bytes).ok()?;
     text.truncate(text.trim_end_matches(['\r', '\n']).len());
     Some(text)

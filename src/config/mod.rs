@@ -22,6 +22,7 @@ mod syntax;
 #[cfg(test)]
 mod tests;
 mod text;
+mod url;
 mod write;
 
 use std::collections::BTreeMap;
@@ -29,6 +30,8 @@ use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
+
+pub use ipnet::IpNet;
 
 use crate::flow::{Graph, OnDeadStep};
 use crate::outcome::{PollPolicy, RetryPolicy};
@@ -39,6 +42,8 @@ pub use alert::{AlertConfig, Condition};
 pub use duration::DurationError;
 pub use error::{Error, Errors, LoadError};
 pub use rate::{Period, RateLimit};
+pub use url::HttpUrl;
+pub(crate) use url::{Part, Place, Taken, URL_BYTES_MAX, has_dot_segment};
 
 /// The largest file that is read.
 pub const FILE_BYTES_MAX: u64 = 1_048_576;
@@ -316,13 +321,15 @@ impl Kind {
     }
 }
 
-/// `http = { url, secret, headers }`
+/// `http = { url, allow, secret, headers }`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HttpConfig {
     /// `http` or `https`, without credentials and fragment.
-    pub url: reqwest::Url,
-    /// The Standard Webhooks signing key, decoded from `whsec_<base64>`; 24 to 64 bytes.
-    pub secret: Option<SigningKey>,
+    pub url: HttpUrl,
+    /// Where a host that an event names may be, beside addresses that anybody can reach.
+    pub allow: Vec<IpNet>,
+    /// The Standard Webhooks signing keys, decoded from `whsec_<base64>`, 24 to 64 bytes each: a signature for each of them.
+    pub secrets: Vec<SigningKey>,
     /// Sent with every request; none of them is one that outboxd sets itself.
     pub headers: BTreeMap<String, Secret>,
 }

@@ -149,6 +149,8 @@ fn handler(reader: &mut Reader<'_>, field: &Field<'_>) -> Option<HandlerConfig> 
     let table = reader.table(field, "write a table: [handler.NAME]")?;
     reader.know(&table, keys::HANDLER);
     let kind = kind::read(reader, &table);
-    let delivery = delivery::read(reader, &table);
-    Some(HandlerConfig { name: Arc::from(field.name), kind: kind?, delivery })
+    let mut delivery = delivery::read(reader, &table);
+    let kind = kind?;
+    kind::fits(reader, &table, &kind, &mut delivery);
+    Some(HandlerConfig { name: Arc::from(field.name), kind, delivery })
 }

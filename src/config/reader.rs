@@ -132,6 +132,14 @@ impl<'a> Reader<'a> {
         (items.is_empty() || !strings.is_empty()).then_some(strings)
     }
 
+    /// The items of an array, or the value that stands there instead of one. Each may be a secret.
+    pub(super) fn one_or_many<'t>(&self, field: &Field<'t>) -> Vec<Field<'t>> {
+        match field.value {
+            DeValue::Array(items) => self.items(field, items),
+            _ => vec![field.clone()],
+        }
+    }
+
     fn items<'t>(&self, field: &Field<'t>, items: &'t DeArray<'t>) -> Vec<Field<'t>> {
         let item = |item: &'t Spanned<DeValue<'t>>| Field {
             line: self.lines.number(item.span().start),

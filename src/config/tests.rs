@@ -11,6 +11,7 @@ use crate::outcome::PollPolicy;
 mod delivery;
 mod effective;
 mod flow;
+mod http;
 mod properties;
 mod secrets;
 
@@ -167,7 +168,7 @@ command = ["", "a\u0000b"]
             outboxd.toml:7: daemon.pool_size: 0 is out of range; write an integer from 1 to 1000
             outboxd.toml:9: databse: this key is unknown (did you mean `database`?); known here: database, daemon, handler, flow, schedule, alert
             outboxd.toml:11: database.url: ${MISSING_HOST} is not set; put it into the environment, or into a systemd credential of this name
-            outboxd.toml:11: database.url: a "$" stands alone; write ${NAME} for a variable, or "$$" for the character
+            outboxd.toml:11: database.url: a "$" stands alone; write ${NAME} for a variable, ${file:/PATH} for a file, or "$$" for the character
             outboxd.toml:13: handler.nothing: `topics` is missing; write an array of topic patterns such as ["user.registered", "payment.*"]
             outboxd.toml:13: handler.nothing: nothing to call; write one of `http`, `command` and `sql`
             outboxd.toml:14: handler.nothing.concurrency: "8" is a string; write an integer from 1 to 1000
@@ -203,7 +204,7 @@ command = ["", "a\u0000b"]
             outboxd.toml:43: handler.many: `command` and `sql` exclude each other; write one of `http`, `command` and `sql`
             outboxd.toml:46: handler.many.command: the command is empty; write a program and its arguments, such as ["/usr/local/bin/thumbnail", "--stdin"]
             outboxd.toml:47: handler.many.env.1X: "1X" is not the name of a variable; write letters, digits and `_`, no digit first
-            outboxd.toml:47: handler.many.env.1X: a "$" stands alone; write ${NAME} for a variable, or "$$" for the character
+            outboxd.toml:47: handler.many.env.1X: a "$" stands alone; write ${NAME} for a variable, ${file:/PATH} for a file, or "$$" for the character
             outboxd.toml:47: handler.many.env.OUTBOX_ID: "OUTBOX_ID" is set by outboxd; choose another name
             outboxd.toml:50: handler.command.topics: "x" is a string; write an array of topic patterns such as ["user.registered", "payment.*"]
             outboxd.toml:51: handler.command.command: "a\0b" holds a NUL, which no argument can; remove it
@@ -323,8 +324,8 @@ fn special_values_are_understood() {
     assert_eq!(config.daemon.listen, Some("[::1]:0".parse().unwrap()));
     assert_eq!(parse("[daemon]\nlisten = \"off\"").unwrap().daemon.listen, None);
     let HandlerConfig { kind: Kind::Http(http), delivery, .. } = &config.handlers[0] else { panic!() };
-    assert_eq!(http.url.as_str(), "https://example.com/a$b?token=hunter2");
-    assert_eq!(http.secret.as_ref().unwrap().expose(), [0; 32]);
+    assert_eq!(http.url.fixed().unwrap().as_str(), "https://example.com/a$b?token=hunter2");
+    assert_eq!(http.secrets[0].expose(), [0; 32]);
     assert_eq!((delivery.start, delivery.retry.max), (Start::Beginning, Duration::from_hours(720)));
 }
 
@@ -382,8 +383,8 @@ fn a_file_is_loaded_with_its_limits_and_credentials() {
 
     write("TOKEN", b"hunter2\n");
     write("LARGE", &vec![b'x'; 65_537]);
-    assert_eq!(load::credential(&directory, "TOKEN").as_deref(), Some("hunter2"));
-    assert_eq!(load::credential(&directory, "LARGE"), None);
-    assert_eq!(load::credential(&directory, "ABSENT"), None);
+    assert_eq!(load::secret(&directory.join("TOKEN")).as_deref(), Some("hunter2"));
+    assert_eq!(load::secret(&directory.join("LARGE")), None);
+    assert_eq!(load::secret(&directory.join("ABSENT")), None);
     std::fs::remove_dir_all(&directory).unwrap();
 }

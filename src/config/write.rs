@@ -204,9 +204,16 @@ fn write_retry(out: &mut String, retry: &RetryPolicy) -> fmt::Result {
 fn write_kind(out: &mut String, kind: &Kind) -> fmt::Result {
     match kind {
         Kind::Http(http) => {
-            write!(out, "http = {{ url = {}", string(&escape(http.url.as_str())))?;
-            if http.secret.is_some() {
-                write!(out, ", secret = {HIDDEN}")?;
+            let url = http.url.written().map_or_else(|| escape(&http.url.to_string()), ToOwned::to_owned);
+            write!(out, "http = {{ url = {}", string(&url))?;
+            if !http.allow.is_empty() {
+                let allow: Vec<String> = http.allow.iter().map(|net| string(&net.to_string())).collect();
+                write!(out, ", allow = [{}]", allow.join(", "))?;
+            }
+            match http.secrets.len() {
+                0 => {}
+                1 => write!(out, ", secret = {HIDDEN}")?,
+                several => write!(out, ", secret = [{}]", vec![HIDDEN; several].join(", "))?,
             }
             if !http.headers.is_empty() {
                 write!(out, ", headers = {}", hidden(http.headers.keys()))?;

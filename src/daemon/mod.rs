@@ -133,7 +133,7 @@ impl Daemon {
                     let text = "settings in [daemon] have changed; they apply from the next start";
                     context.observer.tell(&Observation::Notice { text: text.to_owned() });
                 }
-                match specs(&config, &native, &Called { http: &http, pool: &pool }) {
+                match specs(&config, &native, &Called::new(&http, &pool)) {
                     Ok(specs) => {
                         context.metrics.keep(&names(&specs));
                         handlers.send_replace(specs);
@@ -363,7 +363,7 @@ impl DaemonBuilder {
             native.into_iter().collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect();
         let http = http::client().map_err(DaemonError::Http)?;
         let pool = target.pool(config.daemon.pool_size)?;
-        let handlers = specs(&config, &native, &Called { http: &http, pool: &pool })?;
+        let handlers = specs(&config, &native, &Called::new(&http, &pool))?;
         let (handlers, watched) = watch::channel(handlers);
         let (schedules, ticking) = watch::channel(config.schedules.clone().into());
         let (alerts, alerting) = watch::channel(config.alerts.clone().into());

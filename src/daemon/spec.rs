@@ -10,7 +10,7 @@ use crate::config::{Config, DeliveryConfig, FlowConfig, Kind, Start};
 use crate::event::Attempt;
 use crate::flow::{Graph, OnDeadStep, Step, Undo, compensation_handler, step_handler};
 use crate::handler::command::CommandHandler;
-use crate::handler::http::HttpHandler;
+use crate::handler::http::{Clients, HttpHandler};
 use crate::handler::native::{IntoOutcome, Native};
 use crate::handler::sql::SqlHandler;
 use crate::handler::{Handler, OutcomeFuture};
@@ -19,8 +19,14 @@ use crate::topic::Pattern;
 
 /// What configured handlers share.
 pub(super) struct Called<'a> {
-    pub(super) http: &'a reqwest::Client,
-    pub(super) pool: &'a deadpool_postgres::Pool,
+    http: Clients,
+    pool: &'a deadpool_postgres::Pool,
+}
+
+impl<'a> Called<'a> {
+    pub(super) fn new(http: &reqwest::Client, pool: &'a deadpool_postgres::Pool) -> Self {
+        Self { http: Clients::new(http.clone()), pool }
+    }
 }
 
 /// The word for the kind of a flow.
@@ -41,12 +47,14 @@ pub(super) fn specs(
     native: &[HandlerSpec],
     called: &Called<'_>,
 ) -> Result<Arc<[HandlerSpec]>, DaemonError> {
-    let handlers = config.handlers.iter().filter_map(|handler| {
+    let mut specs = native.to_vec();
+    for handler in &config.handlers {
         let name = Arc::clone(&handler.name);
-        configured(name, Part::Handler, &handler.kind, &handler.delivery, called)
-    });
-    let flows = config.flows.iter().flat_map(|flow| flow_specs(flow, called));
-    let mut specs: Vec<HandlerSpec> = handlers.chain(flows).chain(native.iter().cloned()).collect();
+        specs.extend(configured(name, Part::Handler, &handler.kind, &handler.delivery, called)?);
+    }
+    for flow in &config.flows {
+        specs.extend(flow_specs(flow, called)?);
+    }
     specs.sort_by(|a, b| a.name.cmp(&b.name));
     if let Some(pair) = specs.windows(2).find(|pair| pair[0].name == pair[1].name) {
         return Err(DaemonError::SameName(pair[0].name.to_string()));
@@ -61,13 +69,14 @@ fn configured(
     kind: &Kind,
     delivery: &DeliveryConfig,
     called: &Called<'_>,
-) -> Option<HandlerSpec> {
+) -> Result<Option<HandlerSpec>, DaemonError> {
     let (calls, handler): (_, Arc<dyn Handler>) = match kind {
         Kind::Http(kind) => {
-            // A query may hold a token.
-            let mut url = kind.url.clone();
-            url.set_query(None);
-            (serde_json::json!({ "url": url.as_str() }), Arc::new(HttpHandler::new(kind, called.http.clone())))
+            let mut calls = serde_json::json!({ "url": kind.url.shown() });
+            if !kind.allow.is_empty() {
+                calls["allow"] = kind.allow.iter().map(ToString::to_string).collect();
+            }
+            (calls, Arc::new(HttpHandler::new(kind, &called.http).map_err(DaemonError::Http)?))
         }
         Kind::Command(kind) => {
             (serde_json::json!({ "program": kind.argv.first() }), Arc::new(CommandHandler::new(kind)))
@@ -79,31 +88,29 @@ fn configured(
                 Arc::new(SqlHandler::new(kind, delivery, called.pool.clone())),
             )
         }
-        Kind::Native => return None,
+        Kind::Native => return Ok(None),
     };
     let host = match kind {
-        Kind::Http(kind) => {
-            let port = kind.url.port_or_known_default().unwrap_or_default();
-            kind.url.host_str().map(|host| format!("{host}:{port}").into())
-        }
+        // What one event's host does says nothing about another's.
+        Kind::Http(kind) => kind.url.host().map(Into::into),
         _ => None,
     };
-    Some(HandlerSpec { name, kind: kind.as_str(), delivery: delivery.clone(), part, calls, host, handler })
+    Ok(Some(HandlerSpec { name, kind: kind.as_str(), delivery: delivery.clone(), part, calls, host, handler }))
 }
 
-fn flow_specs(flow: &FlowConfig, called: &Called<'_>) -> Vec<HandlerSpec> {
+fn flow_specs(flow: &FlowConfig, called: &Called<'_>) -> Result<Vec<HandlerSpec>, DaemonError> {
     let FlowConfig { name, delivery, on_dead_step, graph, steps } = flow;
     let mut specs = vec![flow_spec(name, delivery.clone(), *on_dead_step, Arc::clone(graph))];
     let part = || Part::Step { flow: Arc::clone(name) };
     for step in steps {
         let handler = step_handler(name, &step.name);
-        specs.extend(configured(handler, part(), &step.kind, &step.delivery, called));
+        specs.extend(configured(handler, part(), &step.kind, &step.delivery, called)?);
         if let Some(undo) = &step.compensate {
             let handler = compensation_handler(name, &step.name);
-            specs.extend(configured(handler, part(), &undo.kind, &undo.delivery, called));
+            specs.extend(configured(handler, part(), &undo.kind, &undo.delivery, called)?);
         }
     }
-    specs
+    Ok(specs)
 }
 
 fn flow_spec(name: &Arc<str>, delivery: DeliveryConfig, on_dead_step: OnDeadStep, graph: Arc<Graph>) -> HandlerSpec {

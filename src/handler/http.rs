@@ -2,25 +2,31 @@
 //! (<https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/http-protocol-binding.md>), signed as
 //! Standard Webhooks asks (<https://www.standardwebhooks.com>).
 //!
+//! Where an event has a say in which host is called, `guard` has one, too, and every call has a connection of its own.
+//!
 //! There is no deadline here: the caller drops the future, which closes the connection.
 
 use std::error::Error;
 use std::fmt::Write as _;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 use jiff::fmt::rfc2822::DateTimeParser;
+use reqwest::dns::Resolve;
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION, RETRY_AFTER};
-use reqwest::{Response, Url, redirect};
+use reqwest::{ClientBuilder, Response, Url, redirect};
 use ring::hmac;
 use uuid::Uuid;
 
 use super::answer::{self, DURATION_RULE, quote, with_response};
 use super::batch::{self, source, trace_context};
+use super::guard::{Guard, Refused, SystemNames};
+use super::url::{self, fill};
 use super::{Handler, OutcomeFuture, OutcomesFuture};
-use crate::config::{HttpConfig, duration};
+use crate::config::{HttpConfig, HttpUrl, IpNet, duration};
 use crate::event::Attempt;
 use crate::outcome::{Failure, Fault, Outcome};
 
@@ -30,46 +36,86 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// spends an attempt, so the client closes first.
 const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// Posts every event, or batch of events, to one URL.
+/// Posts every event, or batch of events, to a URL.
 pub struct HttpHandler {
     client: reqwest::Client,
-    url: Url,
-    /// The URL as errors name it: without the query, which may hold a token.
-    shown: String,
-    key: Option<hmac::Key>,
+    url: HttpUrl,
+    /// Asked before the client is, where an event has a say in which host is called.
+    guard: Option<Guard>,
+    /// A signature for each: receivers know the old key or the new one.
+    keys: Vec<hmac::Key>,
     /// The configured headers, or why they cannot be sent.
     headers: Result<HeaderMap, String>,
 }
 
-/// The client all HTTP handlers share. It follows no redirects and ignores `HTTP_PROXY` and its kin: an event goes to
-/// the configured URL or nowhere.
+/// The client all HTTP handlers share whose host is configured. It follows no redirects and ignores `HTTP_PROXY` and its kin: an
+/// event goes to the configured URL or nowhere.
 ///
 /// # Errors
 /// If TLS cannot be set up.
 pub fn client() -> Result<reqwest::Client, reqwest::Error> {
+    built(&|| reqwest::Client::builder().pool_idle_timeout(POOL_IDLE_TIMEOUT))
+}
+
+fn built(begin: &dyn Fn() -> ClientBuilder) -> Result<reqwest::Client, reqwest::Error> {
     // An error means that the process has a provider already, which is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let builder = || {
-        reqwest::Client::builder()
-            .redirect(redirect::Policy::none())
-            .no_proxy()
-            .connect_timeout(CONNECT_TIMEOUT)
-            .pool_idle_timeout(POOL_IDLE_TIMEOUT)
-    };
+    let builder = || begin().redirect(redirect::Policy::none()).no_proxy().connect_timeout(CONNECT_TIMEOUT);
     // A small system has no root certificates. Then it trusts nobody, and only handlers that call https suffer from that.
     builder().build().or_else(|_| builder().tls_certs_only([]).build())
 }
 
-impl HttpHandler {
+/// The clients of HTTP handlers: one for the configured hosts, and one for all that are kept from the same addresses.
+pub struct Clients {
+    open: reqwest::Client,
+    names: Arc<dyn Resolve>,
+    guarded: Mutex<Vec<(Vec<IpNet>, reqwest::Client)>>,
+}
+
+impl Clients {
     #[must_use]
-    pub fn new(config: &HttpConfig, client: reqwest::Client) -> Self {
-        Self {
+    pub fn new(open: reqwest::Client) -> Self {
+        Self::with_names(open, Arc::new(SystemNames))
+    }
+
+    /// The same with another idea of what names lead to.
+    pub(super) fn with_names(open: reqwest::Client, names: Arc<dyn Resolve>) -> Self {
+        Self { open, names, guarded: Mutex::default() }
+    }
+
+    fn guard(&self, config: &HttpConfig) -> Option<Guard> {
+        config.url.takes_host().then(|| Guard::new(&config.allow, Arc::clone(&self.names)))
+    }
+
+    /// A client that connects to nothing that the guard refuses. It keeps no connection: there may be a million hosts, and the
+    /// addresses are checked when a connection is made.
+    fn guarded(&self, config: &HttpConfig, guard: &Guard) -> Result<reqwest::Client, reqwest::Error> {
+        let mut known = self.guarded.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, client)) = known.iter().find(|(allow, _)| *allow == config.allow) {
+            return Ok(client.clone());
+        }
+        let client = built(&|| reqwest::Client::builder().dns_resolver(guard.clone()).pool_max_idle_per_host(0))?;
+        known.push((config.allow.clone(), client.clone()));
+        Ok(client)
+    }
+}
+
+impl HttpHandler {
+    /// # Errors
+    /// If TLS cannot be set up.
+    pub fn new(config: &HttpConfig, clients: &Clients) -> Result<Self, reqwest::Error> {
+        let guard = clients.guard(config);
+        let client = match &guard {
+            Some(guard) => clients.guarded(config, guard)?,
+            None => clients.open.clone(),
+        };
+        Ok(Self {
             client,
             url: config.url.clone(),
-            shown: without_secrets(&config.url),
-            key: config.secret.as_ref().map(|secret| hmac::Key::new(hmac::HMAC_SHA256, secret.expose())),
+            guard,
+            keys: config.secrets.iter().map(|secret| hmac::Key::new(hmac::HMAC_SHA256, secret.expose())).collect(),
             headers: configured_headers(config),
-        }
+        })
     }
 
     async fn post(&self, attempt: &Attempt) -> Outcome {
@@ -78,7 +124,7 @@ impl HttpHandler {
             Ok(headers) => headers,
             Err(error) => return Outcome::Dead { failure: Failure::new(error) },
         };
-        match self.send(headers, body.into_owned(), answer::BYTES_MAX).await {
+        match self.send(attempt, headers, body.into_owned(), answer::BYTES_MAX).await {
             Ok(None) => Outcome::done(),
             Ok(Some(answer)) => {
                 with_response(answer::parse(&answer).after_success(), &String::from_utf8_lossy(&answer))
@@ -88,9 +134,11 @@ impl HttpHandler {
     }
 
     async fn post_batch(&self, attempts: &[Attempt]) -> Vec<Outcome> {
+        let Some(first) = attempts.first() else { return Vec::new() };
         let body = batch::body(attempts);
-        let outcome = match self.headers_of_batch(attempts, &body) {
-            Ok(headers) => match self.send(headers, body, batch::BYTES_MAX).await {
+        let outcome = match self.headers_of_batch(first, &body) {
+            // A URL that takes something from an event has no batches.
+            Ok(headers) => match self.send(first, headers, body, batch::BYTES_MAX).await {
                 Ok(answer) => return batch::outcomes(&answer.unwrap_or_default(), attempts),
                 Err(outcome) => outcome,
             },
@@ -100,15 +148,22 @@ impl HttpHandler {
     }
 
     /// The JSON of an answer that succeeded, if there is one, at most one byte more than so many; otherwise how the attempt ended.
-    async fn send(&self, headers: HeaderMap, body: String, answer_max: usize) -> Result<Option<Vec<u8>>, Outcome> {
-        let request = self.client.post(self.url.clone()).headers(headers).body(body);
+    async fn send(
+        &self,
+        attempt: &Attempt,
+        headers: HeaderMap,
+        body: String,
+        answer_max: usize,
+    ) -> Result<Option<Vec<u8>>, Outcome> {
+        let url = fill(&self.url, &attempt.event).map_err(|error| Outcome::Dead { failure: Failure::new(error) })?;
+        let call = Call { of: &self.url, url };
+        if let Some(Err(refused)) = self.guard.as_ref().map(|guard| guard.check_url(&call.url)) {
+            return Err(call.dead(&refused.to_string()));
+        }
+        let request = self.client.post(call.url.clone()).headers(headers).body(body);
         match request.send().await {
-            Ok(response) => self.judge(response, answer_max).await,
-            Err(error) => {
-                // Whatever comes before the request: the name, the connection, TLS.
-                let fault = if error.is_connect() { Fault::Unreachable } else { Fault::Failing };
-                Err(self.retry(fault, None, &in_full(error)))
-            }
+            Ok(response) => call.judge(response, answer_max).await,
+            Err(error) => Err(call.not_answered(error)),
         }
     }
 
@@ -143,10 +198,9 @@ impl HttpHandler {
         Ok(headers)
     }
 
-    fn headers_of_batch(&self, attempts: &[Attempt], body: &str) -> Result<HeaderMap, String> {
-        let handler = attempts.first().map_or("", |attempt| &*attempt.handler);
+    fn headers_of_batch(&self, first: &Attempt, body: &str) -> Result<HeaderMap, String> {
         // What is sent again is sent in other company, so it is another message.
-        self.message(handler, Uuid::new_v4().to_string(), batch::MEDIA_TYPE, body, Vec::new())
+        self.message(&first.handler, Uuid::new_v4().to_string(), batch::MEDIA_TYPE, body, Vec::new())
     }
 
     /// What every message has, signed if that is wanted, and these.
@@ -159,8 +213,8 @@ impl HttpHandler {
         mut texts: Vec<(&'static str, String)>,
     ) -> Result<HeaderMap, String> {
         let timestamp = Timestamp::now().as_second().to_string();
-        if let Some(key) = &self.key {
-            texts.push(("webhook-signature", signature(key, &id, &timestamp, body)?));
+        if !self.keys.is_empty() {
+            texts.push(("webhook-signature", signatures(&self.keys, &id, &timestamp, body)?));
         }
         texts.extend([
             ("content-type", content_type.to_owned()),
@@ -177,6 +231,23 @@ impl HttpHandler {
             headers.insert(name, value);
         }
         Ok(headers)
+    }
+}
+
+/// One call, and how errors name it.
+struct Call<'h> {
+    of: &'h HttpUrl,
+    url: Url,
+}
+
+impl Call<'_> {
+    fn not_answered(&self, error: reqwest::Error) -> Outcome {
+        if let Some(refused) = Refused::among(&error) {
+            return self.dead(&refused.to_string());
+        }
+        // Whatever comes before the request: the name, the connection, TLS.
+        let fault = if error.is_connect() { Fault::Unreachable } else { Fault::Failing };
+        self.retry(fault, None, &in_full(error))
     }
 
     async fn judge(&self, mut response: Response, answer_max: usize) -> Result<Option<Vec<u8>>, Outcome> {
@@ -200,6 +271,8 @@ impl HttpHandler {
             // It is there and asks for patience.
             408 | 425 | 429 => self.retry(Fault::Refused, asked_after(&response), &response.status().to_string()),
             500..=599 => self.retry(Fault::Failing, asked_after(&response), &response.status().to_string()),
+            // What is gone there is one event's target, not everybody's.
+            410 if self.of.fixed().is_none() => self.dead(&response.status().to_string()),
             410 => Outcome::Gone { failure: self.failure(&response.status().to_string()) },
             400..=499 => self.dead(&response.status().to_string()),
             _ => self.retry(Fault::Failing, None, &format!("unexpected status {}", response.status())),
@@ -216,7 +289,7 @@ impl HttpHandler {
     }
 
     fn failure(&self, error: &str) -> Failure {
-        Failure::new(format!("POST {}: {error}", self.shown))
+        Failure::new(format!("POST {}: {error}", self.of.shown_as(&self.url)))
     }
 }
 
@@ -245,29 +318,24 @@ fn configured_headers(config: &HttpConfig) -> Result<HeaderMap, String> {
     Ok(headers)
 }
 
-/// Signs `<id>.<timestamp>.<body>`. With a dot in the id, two different messages could have one signature.
-fn signature(key: &hmac::Key, id: &str, timestamp: &str, body: &str) -> Result<String, String> {
+/// Signs `<id>.<timestamp>.<body>` with each of the keys. With a dot in the id, two different messages could have one signature.
+fn signatures(keys: &[hmac::Key], id: &str, timestamp: &str, body: &str) -> Result<String, String> {
     if id.contains('.') {
         return Err(format!("{id:?} cannot be signed as webhook-id: it contains a dot"));
     }
-    let mut context = hmac::Context::with_key(key);
-    for part in [id, ".", timestamp, ".", body] {
-        context.update(part.as_bytes());
-    }
-    Ok(format!("v1,{}", STANDARD.encode(context.sign())))
+    let signed = |key: &hmac::Key| {
+        let mut context = hmac::Context::with_key(key);
+        for part in [id, ".", timestamp, ".", body] {
+            context.update(part.as_bytes());
+        }
+        format!("v1,{}", STANDARD.encode(context.sign()))
+    };
+    Ok(keys.iter().map(signed).collect::<Vec<_>>().join(" "))
 }
 
 /// A text as the value of a CloudEvents header: visible ASCII as it is, except for `"` and `%`; the rest as `%XX`.
 pub(super) fn percent_encoded(text: &str) -> String {
-    text.bytes().fold(String::with_capacity(text.len()), |mut encoded, byte| {
-        if matches!(byte, b'!'..=b'~') && byte != b'"' && byte != b'%' {
-            encoded.push(char::from(byte));
-        } else {
-            // Writing to a String cannot fail.
-            let _ = write!(encoded, "%{byte:02X}");
-        }
-        encoded
-    })
+    url::percent_encoded(text, |byte| matches!(byte, b'!'..=b'~') && byte != b'"' && byte != b'%')
 }
 
 /// The beginning of the body, and why it ends too early if it does. One byte more than an answer may have is kept,
@@ -333,16 +401,6 @@ pub fn retry_after(text: &str, now: Timestamp) -> Option<Duration> {
     }
     let date = DateTimeParser::new().parse_timestamp(text).ok()?;
     Some(Duration::try_from(date.duration_since(now)).unwrap_or_default())
-}
-
-fn without_secrets(url: &Url) -> String {
-    let mut url = url.clone();
-    url.set_query(None);
-    url.set_fragment(None);
-    // These fail only for URLs that cannot hold credentials.
-    let _ = url.set_username("");
-    let _ = url.set_password(None);
-    url.into()
 }
 
 /// The error with all its causes: "error sending request" alone helps nobody.

@@ -4,12 +4,14 @@
 pub mod answer;
 mod batch;
 pub mod command;
+mod guard;
 pub mod http;
 pub mod native;
 mod progress;
 pub mod sql;
 #[cfg(test)]
 mod tests;
+mod url;
 
 use std::future::Future;
 use std::pin::Pin;

@@ -16,7 +16,7 @@ use super::part::{posting, say};
 use crate::config::{Config, HttpConfig, Kind};
 use crate::event::{Attempt, Event, EventId, Heartbeats};
 use crate::handler::Handler as _;
-use crate::handler::http::{self, HttpHandler};
+use crate::handler::http::{self, Clients, HttpHandler};
 use crate::outcome::Outcome;
 use crate::postgres::Target;
 use crate::store::Store;
@@ -111,7 +111,8 @@ pub(super) async fn listen(target: &Target, stop: &CancellationToken) -> Result<
 /// Posts to a web service what the daemon would, with its HTTP handler; says how long that took.
 pub(super) async fn post(url: &str, requests: u32, concurrency: usize) -> Result<(), Failure> {
     let client = http::client().map_err(|error| Failure::internal(error.to_string()))?;
-    let handler = HttpHandler::new(&http_config(posting(url)?)?, client);
+    let handler = HttpHandler::new(&http_config(posting(url)?)?, &Clients::new(client));
+    let handler = handler.map_err(|error| Failure::internal(error.to_string()))?;
     let handler = &handler;
     let name: Arc<str> = "bench".into();
     let installation = Uuid::new_v4();

@@ -12,10 +12,34 @@ fn durations(min_ms: u64, max_ms: u64) -> impl Strategy<Value = Duration> {
 
 fn kinds() -> impl Strategy<Value = Kind> {
     let url = "https?://[a-z]{1,8}(\\.[a-z]{2,3})?(:80[0-9]{2})?/[a-z$%é' ]{0,8}(\\?[a-z$=]{0,8})?";
+    let net = any::<(std::net::IpAddr, u8)>().prop_map(|(address, bits)| {
+        IpNet::new(address, bits % if address.is_ipv4() { 33 } else { 96 }).unwrap().trunc()
+    });
+    let allow = prop::collection::btree_set(net, 0..3);
+    let taken = prop::sample::select(vec![
+        "{payload.a.b}",
+        "https://{key}.example.com/a?b={id}",
+        "https://${TENANT}.{payload.a}.example.com/",
+    ]);
     prop_oneof![
+        (taken, allow).prop_map(|(url, allow)| {
+            let expanded = url.replace("${TENANT}", "hunter2");
+            let url = HttpUrl::parse(&expanded).unwrap().written_as(url);
+            Kind::Http(HttpConfig {
+                url,
+                allow: allow.into_iter().collect(),
+                secrets: vec![],
+                headers: BTreeMap::new(),
+            })
+        }),
+        "https://example\\.com/\\{topic\\}/[a-z$]{0,8}".prop_map(|url| {
+            let url = HttpUrl::parse(&url).unwrap();
+            Kind::Http(HttpConfig { url, allow: vec![], secrets: vec![], headers: BTreeMap::new() })
+        }),
         url.prop_filter_map("a URL", |url| {
             let url = reqwest::Url::parse(url.trim()).ok()?;
-            Some(Kind::Http(HttpConfig { url, secret: None, headers: BTreeMap::new() }))
+            let url = url.into();
+            Some(Kind::Http(HttpConfig { url, allow: vec![], secrets: vec![], headers: BTreeMap::new() }))
         }),
         prop::collection::vec("[^\0]{1,12}", 1..5)
             .prop_map(|argv| Kind::Command(CommandConfig { argv, env: BTreeMap::new() })),
@@ -88,6 +112,10 @@ fn handlers() -> impl Strategy<Value = HandlerConfig> {
             // What may be answered at any time has a row from the beginning.
             let record = if callback { Record::Start } else { record };
             let max_timeout = max_timeout.filter(|longest| *longest > timeout);
+            // What one event's target does says nothing about another's.
+            let url = if let Kind::Http(http) = &kind { Some(&http.url) } else { None };
+            let breaker = breaker && url.is_none_or(|url| !url.takes_host());
+            let batch = batch.filter(|_| url.is_none_or(|url| url.fixed().is_some()));
             retry.concurrency = retry.concurrency.map(|retries| retries.min(concurrency));
             let delivery = DeliveryConfig {
                 topics,
@@ -271,7 +299,7 @@ proptest! {
                 "[", "]", "[[", "]]", "{", "}", "=", ".", ",", "\n", " ", "\"", "'", "\"\"\"", "'''", "#", "é", "1", "5s",
                 "handler", "daemon", "a", "topics", "http", "url", "secret", "headers", "retry", "base", "timeout", "env",
                 "backoff", "ordered", "on_dead_key", "on_dead", "record", "breaker", "max_timeout", "rate", "true", "poll", "callback", "callback_url", "on_done", "flow", "[flow.f]\n", "on", "step", "[flow.f.step.s]\n", "after", "compensate", "when", "schedule", "[schedule.s]\n", "cron", "\"* * * * *\"", "topic", "payload",
-                "command", "sql", "\"x\"", "[handler.a]\n", "topics = [\"x\"]\n", "${", "$",
+                "command", "sql", "\"x\"", "[handler.a]\n", "topics = [\"x\"]\n", "${", "$", "allow", "\"{key}\"", "\"http://{\"", "${file:/",
             ]),
             0..60,
         )

@@ -16,7 +16,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
 use super::super::Handler as _;
-use super::super::http::{HttpHandler, client, percent_encoded};
+use super::super::http::{Clients, HttpHandler, client, percent_encoded};
 use super::{attempt, dead, event, retried, run, within_patience};
 use crate::config::{HttpConfig, Secret, SigningKey};
 use crate::event::Event;
@@ -26,11 +26,11 @@ use crate::outcome::{Fault, Outcome};
 type Received = (Uri, HeaderMap, Bytes);
 
 fn config(url: &str) -> HttpConfig {
-    HttpConfig { url: url.parse().unwrap(), secret: None, headers: BTreeMap::new() }
+    HttpConfig { url: url.parse().unwrap(), allow: Vec::new(), secrets: Vec::new(), headers: BTreeMap::new() }
 }
 
 fn handler(config: &HttpConfig) -> HttpHandler {
-    HttpHandler::new(config, client().unwrap())
+    HttpHandler::new(config, &Clients::new(client().unwrap())).unwrap()
 }
 
 fn post_to(address: SocketAddr) -> HttpHandler {
@@ -159,7 +159,7 @@ async fn the_subject_is_left_out_without_a_key_and_encoded_if_it_must_be() {
 async fn the_signature_verifies() {
     let secret = vec![7; 32];
     let (address, mut received) = answering(200, &[], "").await;
-    let config = HttpConfig { secret: Some(SigningKey::new(secret.clone())), ..config(&format!("http://{address}/")) };
+    let config = HttpConfig { secrets: vec![SigningKey::new(secret.clone())], ..config(&format!("http://{address}/")) };
     let event = Event { payload: r#"{"name": "Zoë"}"#.to_owned(), ..event() };
     run(&handler(&config), event).await;
     let (_, headers, body) = received.recv().await.unwrap();
@@ -169,8 +169,27 @@ async fn the_signature_verifies() {
 }
 
 #[tokio::test]
+async fn while_keys_are_exchanged_the_old_one_and_the_new_one_verify() {
+    let [new, old, other] = [3, 7, 9].map(|byte| vec![byte; 32]);
+    let (address, mut received) = answering(200, &[], "").await;
+    let secrets = vec![SigningKey::new(new.clone()), SigningKey::new(old.clone())];
+    run(&handler(&HttpConfig { secrets, ..config(&format!("http://{address}/")) }), event()).await;
+    let (_, headers, body) = received.recv().await.unwrap();
+    let verifies = |key: &Vec<u8>, body: &[u8]| {
+        standardwebhooks::Webhook::from_bytes(key.clone()).unwrap().verify(body, &headers).is_ok()
+    };
+    for key in [&new, &old] {
+        assert!(verifies(key, &body));
+        assert!(!verifies(key, b"another body"));
+    }
+    assert!(!verifies(&other, &body));
+    let signatures: Vec<&str> = headers["webhook-signature"].to_str().unwrap().split(' ').collect();
+    assert!(signatures.len() == 2 && signatures.iter().all(|one| one.starts_with("v1,")), "{signatures:?}");
+}
+
+#[tokio::test]
 async fn an_id_with_a_dot_is_not_signed() {
-    let config = HttpConfig { secret: Some(SigningKey::new(vec![7; 32])), ..config("http://127.0.0.1:9/") };
+    let config = HttpConfig { secrets: vec![SigningKey::new(vec![7; 32])], ..config("http://127.0.0.1:9/") };
     let mut attempt = attempt(event());
     attempt.handler = "welcome.email".into();
     let failure = dead(handler(&config).run(&attempt).await);

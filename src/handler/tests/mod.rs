@@ -3,7 +3,9 @@
 mod answer;
 mod batch;
 mod command;
+mod guard;
 mod http;
+mod url;
 
 use std::future::Future;
 use std::sync::Arc;
