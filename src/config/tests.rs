@@ -22,7 +22,8 @@ const SIGNING_SECRET: &str = "whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=
 
 fn env(name: &str) -> Option<String> {
     match name {
-        "WELCOME_SECRET" => Some(SIGNING_SECRET.to_owned()),
+        "WELCOME_SECRET" | "HOOKS_NEW" => Some(SIGNING_SECRET.to_owned()),
+        "HOOKS_OLD" => Some(SIGNING_SECRET.replace("AAAA=", "BBBA=")),
         "EMPTY" => Some(String::new()),
         "TWO_LINES" => Some("hunter2\nhunter2".to_owned()),
         _ if name.starts_with("MISSING") => None,
@@ -70,8 +71,8 @@ fn the_examples_of_the_default_file_show_every_key_with_its_default() {
     let config = parse(&uncommented()).unwrap();
     assert_eq!(config.daemon.database_url, Some(Secret::new("hunter2".to_owned())));
     let names: Vec<&str> = config.handlers.iter().map(|handler| &*handler.name).collect();
-    assert_eq!(names, ["account", "ledger", "payment", "search", "thumbnail", "welcome_email"]);
-    let special = ["account", "payment", "search"];
+    assert_eq!(names, ["account", "hooks", "ledger", "payment", "search", "thumbnail", "welcome_email"]);
+    let special = ["account", "hooks", "payment", "search"];
     for handler in config.handlers.iter().filter(|handler| !special.contains(&&*handler.name)) {
         assert_eq!(handler.delivery, DeliveryConfig::new(handler.delivery.topics.clone()));
     }
@@ -101,7 +102,9 @@ fn the_examples_of_the_default_file_show_every_key_with_its_default() {
     let alert = written["alert"]["dead_mail"].as_table().unwrap();
     assert_eq!(alert.keys().map(String::as_str).collect::<BTreeSet<_>>(), keys::ALERT.iter().copied().collect());
     assert_eq!(config.daemon.callback_url.unwrap().as_str(), "https://hooks.example.com/outboxd");
-    assert_eq!(written["handler"]["welcome_email"]["http"].as_table().unwrap().len(), 3);
+    let http = ["welcome_email", "hooks"].map(|name| written["handler"][name]["http"].as_table().unwrap());
+    let shown: BTreeSet<&str> = http.into_iter().flat_map(|http| http.keys().map(String::as_str)).collect();
+    assert_eq!(shown, keys::HTTP.iter().copied().collect());
 }
 
 #[test]

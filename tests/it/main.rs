@@ -78,3 +78,4 @@ mod tls;
 mod topics;
 mod unit;
 mod wait_for;
+mod webhooks;

@@ -131,6 +131,8 @@ fn died(findings: &mut Findings, dead: &DeadLetters, kind: &str) {
         "what the error names is not there: outboxd check says which function is meant"
     } else if says(&["timed out after"]) {
         "it takes longer than `timeout`: raise that, or let it say that it is alive (`max_timeout`)"
+    } else if says(&["only if `allow` has it"]) {
+        "its event names a private address: if that is meant, let `allow` have the net, then systemctl reload outboxd"
     } else if kind == "command" && says(&["cannot run"]) {
         "the program cannot be started: mend `command`, then systemctl reload outboxd"
     } else {

@@ -36,6 +36,19 @@ fn the_effective_configuration_is_toml_with_every_default() {
         on_dead = "account.dead"
         start = "now"
 
+        [handler.hooks]
+        topics = ["invoice.*"]
+        http = { url = "{payload.endpoint}", allow = ["10.20.0.0/16"], secret = ["***", "***"] }
+        concurrency = 8
+        timeout = "30s"
+        max_timeout = "30s"
+        retry = { max_attempts = 12, backoff = "exponential", base = "1s", max = "1h" }
+        callback = false
+        ordered = false
+        record = "late"
+        breaker = "off"
+        start = "now"
+
         [handler.ledger]
         topics = ["payment.*"]
         sql = "app.apply_payment"
