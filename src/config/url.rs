@@ -16,7 +16,7 @@ const PLACEHOLDERS: &str =
     "write {topic}, {key}, {id}, {payload.NAME} or {headers.NAME}, or %7B and %7D for the characters";
 
 /// The URL of an HTTP handler, as the configuration has it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct HttpUrl {
     parts: Vec<Part>,
     /// The URL, with an `x` for everything that comes from the event; `None`: all of it does.
@@ -136,6 +136,13 @@ impl FromStr for HttpUrl {
     }
 }
 
+impl fmt::Debug for HttpUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.shown())
+    }
+}
+
+/// The whole text, with what every `${NAME}` stands for.
 impl fmt::Display for HttpUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.parts.iter().try_for_each(|part| match part {

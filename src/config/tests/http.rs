@@ -250,6 +250,7 @@ fn what_a_variable_stands_for_is_not_shown() {
     assert_eq!(http.url.shown(), "https://h.example/${TOKEN}/a");
     let written = config.to_toml();
     assert!(written.contains(&format!("url = \"{url}\"")) && !written.contains("hunter2"), "{written}");
+    assert!(!format!("{config:?}").contains("hunter2"), "{config:?}");
     assert_eq!(parse(&written).unwrap(), config);
     // A dollar is no variable.
     let config = parse("[handler.a]\ntopics = [\"x\"]\nhttp.url = \"https://h.example/$${key}\"\n").unwrap();
