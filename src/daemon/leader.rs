@@ -74,6 +74,8 @@ pub(super) async fn take(context: &Context) -> Result<Links, LeadError> {
         return Err(LeadError::lacks_rights(&missing.join("; ")));
     }
     stand_by(context, &leader).await?;
+    // A newer outboxd may have migrated while this one stood by.
+    check_schema(leader.session()).await?;
 
     // LISTEN is committed before anything is read: what happens from here on is heard.
     let wake = Arc::new(Notify::new());

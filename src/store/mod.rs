@@ -145,6 +145,10 @@ impl Store {
         Self { session, prepared: Mutex::default() }
     }
 
+    pub(crate) fn session(&self) -> &Session {
+        &self.session
+    }
+
     /// Ends when the session does, with the reason.
     pub fn closed(&self) -> impl Future<Output = Arc<str>> + Send + use<> {
         self.session.closed()

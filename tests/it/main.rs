@@ -77,5 +77,6 @@ mod tidy;
 mod tls;
 mod topics;
 mod unit;
+mod upgrade;
 mod wait_for;
 mod webhooks;

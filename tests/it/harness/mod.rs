@@ -27,7 +27,7 @@ pub(crate) use facts::{deliveries, done, publish, publish_many, ring, text, text
 pub(crate) use folder::Folder;
 pub(crate) use gate::{Gate, lives};
 pub(crate) use login::{Login, all_refused, refused};
-pub(crate) use process::{ConfigFile, Process, outboxd, outboxd_output, url};
+pub(crate) use process::{BINARY, ConfigFile, Process, outboxd, outboxd_at, outboxd_output, url};
 pub(crate) use scrape::{Scrape, get, scrape};
 pub(crate) use server::{Programs, Server};
 #[cfg(target_os = "linux")]

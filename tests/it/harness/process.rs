@@ -1,7 +1,7 @@
 //! The real binary, as a child process: signals, exit codes, log lines.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex};
 
@@ -10,9 +10,17 @@ use tokio::process::{Child, Command};
 
 use super::{Database, cluster, until};
 
+/// The binary that is tested.
+pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_outboxd");
+
 /// `outboxd` with these arguments and no environment but `PATH` and the database.
 pub(crate) fn outboxd(database: Option<&Database>, arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_outboxd"));
+    outboxd_at(Path::new(BINARY), database, arguments)
+}
+
+/// The same, from a copy of the binary.
+pub(crate) fn outboxd_at(binary: &Path, database: Option<&Database>, arguments: &[&str]) -> Command {
+    let mut command = Command::new(binary);
     command.args(arguments).env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
     if let Some(database) = database {
         command.env("DATABASE_URL", url(database)).env("HOME", "/nonexistent");
