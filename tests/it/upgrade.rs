@@ -101,8 +101,8 @@ async fn who_stood_by_while_a_newer_version_migrated_does_not_lead() {
 
     leader.signal(Signal::TERM);
     assert_eq!(leader.ended().await.code(), Some(0));
+    standby.logged("the schema was made by a newer outboxd (it is at version 999,").await;
     // The code after which systemd does not start it again.
     assert_eq!(standby.ended().await.code(), Some(78), "{}", standby.log());
-    standby.logged("the schema was made by a newer outboxd (it is at version 999,").await;
     assert!(!standby.log().contains("leading: this daemon dispatches"), "{}", standby.log());
 }
