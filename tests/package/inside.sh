@@ -36,7 +36,7 @@ version=$(ls /usr/lib/postgresql | sort -V | tail -n 1)
 while read -r other name _; do pg_dropcluster --stop "$other" "$name"; done < <(pg_lsclusters --no-header)
 pg_createcluster "$version" main
 systemctl start "postgresql@$version-main"
-sql -c 'CREATE ROLE app' -c 'CREATE DATABASE app'
+sql -c 'CREATE ROLE shop' -c 'CREATE DATABASE app'
 files >/package/files
 accounts >/package/accounts
 
@@ -69,7 +69,7 @@ topics = ["#"]
 command = ["sh", "-c", "sleep 0.2; echo $OUTBOX_EVENT_ID >>/var/lib/outboxd/receipts"]
 END
 as_outboxd migrate
-sql -d app -c 'GRANT USAGE ON SCHEMA outbox TO app; GRANT INSERT ON outbox.event TO app'
+sql -d app -c 'SELECT outbox.add_roles()' -c 'GRANT outbox_producer TO shop'
 install -D -m 0644 $doc/examples/commands.conf /etc/systemd/system/outboxd.service.d/commands.conf
 sed -i 's/^#StateDirectory=/StateDirectory=/' /etc/systemd/system/outboxd.service.d/commands.conf
 as_outboxd check
@@ -81,7 +81,7 @@ systemd-analyze security --no-pager --threshold=20 outboxd | tail -n 1
 insert() {
     local -
     set +x
-    sql -d app -c "SET ROLE app; INSERT INTO outbox.event (topic, payload) VALUES ('user.registered', '{\"name\": \"Ada\"}')"
+    sql -d app -c "SET ROLE shop; INSERT INTO outbox.event (topic, payload) VALUES ('user.registered', '{\"name\": \"Ada\"}')"
 }
 events() { sql -d app -c 'SELECT id FROM outbox.event ORDER BY id'; }
 done_() { sql -d app -c 'SELECT count(*) FROM outbox.done'; }
