@@ -1,7 +1,7 @@
 #!/bin/bash
 # tests/package/run.sh DEB NEWER: what inside.sh says of the package, in a Debian that is booted for it: the files of this machine below
 # an overlay in memory, with systemd and a network of its own. Nothing of it is left. Needs root or sudo, systemd-container, and
-# PostgreSQL as Debian has it. Ends with 77 where nobody may mount, as in most containers.
+# PostgreSQL as Debian has it. Ends with 77 where nobody may mount or boot, as in most containers.
 set -euo pipefail
 
 refuse() {
@@ -54,6 +54,20 @@ if [ ! -d /run/systemd/system ]; then
     mount -t tmpfs tmpfs /run
     options+=(--keep-unit)
 fi
+
+# Whether a system can be booted here at all, before anything is said of the package.
+cat >"$root/etc/systemd/system/package-probe.service" <<END
+[Unit]
+SuccessAction=exit
+FailureAction=exit
+[Service]
+Type=oneshot
+ExecStart=true
+END
+timeout 120 systemd-nspawn "${options[@]}" --boot -- --unit=package-probe.service </dev/null >"$work/console" 2>&1 || {
+    tail -n 5 "$work/console" >&2
+    refuse "this system may not boot another one" 77
+}
 
 # Where no systemd runs, as in a container.
 without='dpkg --install /package/outboxd.deb; outboxd --version; dpkg --install /package/newer.deb; dpkg --purge outboxd; ! getent passwd outboxd'
