@@ -4,7 +4,7 @@
 -- Result: rows of three kinds. `handler`: one for each; due_in are the seconds until its next delivery is due (null: none is;
 -- negative: one is due and had no slot), resumes_in those until its pause is over, limit_concurrency and limit_rate those that count instead of the configured ones,
 -- snapshot is this statement's own. `claimed` and `unanswered`: a delivery whose
--- attempt begins, and one that waited for an answer in vain; `alone` when no other row holds its key. `cancelled`: its attempt, if
+-- attempt begins, and one that waited for an answer in vain; overdue are the seconds since it was due, `alone` when no other row holds its key. `cancelled`: its attempt, if
 -- one runs, must end; the row is gone. `cancelled_flow`: an instance that had no row; told again until outbox.begin_flow has seen to it.
 WITH want AS (
     SELECT w.handler, w.slots, h.ordered, coalesce(h.paused_at IS NOT NULL AND coalesce(h.paused_until > now(), true), false) AS paused,
@@ -16,7 +16,7 @@ WITH want AS (
 ), opened_meanwhile AS (
     DELETE FROM outbox.open o USING cancelled c WHERE o.event_id = c.event_id AND o.handler = c.handler
 ), due AS MATERIALIZED (
-    SELECT d.event_id, d.handler, w.ordered,
+    SELECT d.event_id, d.handler, d.due_at, w.ordered,
            -- Its time to answer is over; before that, it is asked again.
            d.state = 'waiting' AND coalesce(d.answer_by <= statement_timestamp(), true) AS unanswered,
            -- A delayed event takes its place behind those of its key that have begun.
@@ -26,7 +26,7 @@ WITH want AS (
            ) ELSE false END AS behind
     FROM want w
     CROSS JOIN LATERAL (
-        SELECT o.event_id, o.handler, o.key, o.state, o.attempt, o.answer_by FROM outbox.open o
+        SELECT o.event_id, o.handler, o.key, o.state, o.attempt, o.answer_by, o.due_at FROM outbox.open o
         WHERE o.handler = w.handler AND o.due_at <= statement_timestamp()
           AND NOT EXISTS (SELECT FROM outbox.cancelling c WHERE c.event_id = o.event_id AND c.handler = o.handler)
         ORDER BY o.due_at, o.event_id
@@ -46,6 +46,7 @@ WITH want AS (
     RETURNING o.event_id, o.handler, o.attempt, o.failures, o.topic, o.key, o.payload, o.headers, o.created_at, o.polls, o.results,
               extract(epoch FROM o.answer_by - clock_timestamp())::double precision AS answer_in,
               extract(epoch FROM o.expires_at - now())::double precision AS expires_in,
+              extract(epoch FROM clock_timestamp() - d.due_at)::double precision AS overdue,
               CASE WHEN d.unanswered THEN 'unanswered' ELSE 'claimed' END AS what,
               o.key IS NOT NULL AND NOT EXISTS (
                   SELECT FROM outbox.open x
@@ -61,15 +62,15 @@ SELECT 'handler' AS what, w.handler, w.paused, w.resumes_in,
         ORDER BY o.due_at LIMIT 1) AS due_in,
        NULL::bigint AS event_id, NULL::integer AS attempt, NULL::integer AS failures, NULL::text AS topic, NULL::text AS key,
        NULL::jsonb AS payload, NULL::jsonb AS headers, NULL::timestamptz AS created_at, NULL::double precision AS expires_in,
-       NULL::boolean AS alone, NULL::integer AS polls, NULL::double precision AS answer_in, NULL::jsonb AS results,
+       NULL::boolean AS alone, NULL::integer AS polls, NULL::double precision AS answer_in, NULL::jsonb AS results, NULL::double precision AS overdue,
        pg_current_snapshot()::text AS snapshot, w.limit_concurrency, w.limit_rate
 FROM want w
 UNION ALL
-SELECT what, handler, NULL, NULL, NULL, event_id, attempt, failures, topic, key, payload, headers, created_at, expires_in, alone, polls, answer_in, results, NULL, NULL, NULL
+SELECT what, handler, NULL, NULL, NULL, event_id, attempt, failures, topic, key, payload, headers, created_at, expires_in, alone, polls, answer_in, results, overdue, NULL, NULL, NULL
 FROM claimed
 UNION ALL
-SELECT 'cancelled', handler, NULL, NULL, NULL, event_id, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
+SELECT 'cancelled', handler, NULL, NULL, NULL, event_id, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
 FROM cancelled
 UNION ALL
-SELECT 'cancelled_flow', handler, NULL, NULL, NULL, event_id, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
+SELECT 'cancelled_flow', handler, NULL, NULL, NULL, event_id, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
 FROM outbox.cancelling WHERE flow

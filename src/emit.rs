@@ -12,6 +12,7 @@ use serde_json::value::RawValue;
 
 use crate::event::Event;
 use crate::topic::{Pattern, TOPIC_BYTES_MAX};
+use crate::trace::{TRACEPARENT, TRACESTATE, Trace};
 
 /// Events that one success emits at most.
 pub const EMITS_MAX: usize = 100;
@@ -95,15 +96,22 @@ impl Emit {
         self
     }
 
-    /// The same, marked as what came of this event.
+    /// The same, marked as what came of this event, in an attempt whose spans belong there if they are exported.
     #[must_use]
-    pub(crate) fn caused_by(mut self, event: &Event) -> Self {
+    pub(crate) fn caused_by(mut self, event: &Event, trace: Option<Trace>) -> Self {
         let mut given = event.headers();
         given.retain(|_, value| value.len() <= PASSED_ON_BYTES_MAX);
         let correlation = given.remove(CORRELATION).unwrap_or_else(|| event.id.to_string());
         self.headers.entry(CORRELATION.to_owned()).or_insert(correlation);
         self.headers.insert(CAUSATION.to_owned(), event.id.to_string());
-        for name in ["traceparent", "tracestate"] {
+        if let Some(traceparent) = trace.and_then(|trace| trace.traceparent()) {
+            let app_s = given.insert(TRACEPARENT.to_owned(), traceparent);
+            // Without the trace that it was about it means nothing.
+            if app_s.is_none_or(|given| Trace::parse(&given).is_none()) {
+                given.remove(TRACESTATE);
+            }
+        }
+        for name in [TRACEPARENT, TRACESTATE] {
             if let Some(value) = given.remove(name) {
                 self.headers.entry(name.to_owned()).or_insert(value);
             }
@@ -155,6 +163,7 @@ pub(crate) fn of_done(
     event: &Event,
     attempts: u32,
     result: Option<&Value>,
+    trace: Option<Trace>,
 ) -> Option<Emit> {
     #[derive(Serialize)]
     struct Told<'a> {
@@ -174,7 +183,7 @@ pub(crate) fn of_done(
     let told = Told { event_id, handler, topic: &event.topic, key, attempts, result, payload };
     let mut emit = Emit::of_json(topic.to_owned(), serde_json::to_string(&told).ok()?);
     emit.key.clone_from(&event.key);
-    Some(emit.header(DONE_OF, event.id.to_string()).caused_by(event))
+    Some(emit.header(DONE_OF, event.id.to_string()).caused_by(event, trace))
 }
 
 /// Whether all of them can be written; the error names the first that cannot.

@@ -13,6 +13,8 @@ use serde_json::Value;
 use tokio::sync::watch;
 use uuid::Uuid;
 
+use crate::trace::{TRACEPARENT, Trace};
+
 /// The id of an event: `outbox.event.id`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EventId(pub i64);
@@ -78,6 +80,21 @@ impl Event {
         self.headers().get(REPLAY).and_then(|count| count.parse().ok()).unwrap_or_default()
     }
 
+    /// `<installation>:<event id>:<created_at in µs>`: what no other event has, even after a failover that gave out the same id again.
+    #[must_use]
+    pub fn origin(&self, installation: Uuid) -> String {
+        origin(installation, self.id, self.created_at)
+    }
+
+    /// See [`Attempt::idempotency_key`].
+    #[must_use]
+    pub(crate) fn idempotency_key(&self, installation: Uuid, handler: &str) -> String {
+        match self.replay() {
+            0 => format!("{}:{handler}", self.origin(installation)),
+            replay => format!("{}:{handler}:{replay}", self.origin(installation)),
+        }
+    }
+
     /// What the event occupies in memory, in bytes, near enough to bound buffers by.
     #[must_use]
     pub fn weight(&self) -> usize {
@@ -87,6 +104,12 @@ impl Event {
             + self.payload.len()
             + self.headers.len()
     }
+}
+
+/// See [`Event::origin`].
+#[must_use]
+pub(crate) fn origin(installation: Uuid, id: EventId, created_at: Timestamp) -> String {
+    format!("{installation}:{id}:{}", created_at.as_microsecond())
 }
 
 /// One run of a delivery: what a handler is called with.
@@ -105,6 +128,8 @@ pub struct Attempt {
     pub callback: Option<String>,
     /// For a step of a flow: the results of the steps that are done, by name; `null` for one without.
     pub results: Option<Arc<Value>>,
+    /// Where its spans belong that are exported: below its own. `None`: none is, and what the event's headers say is passed on.
+    pub trace: Option<Trace>,
     /// Where it says that it is alive; see [`Attempt::heartbeat`].
     pub heartbeats: Heartbeats,
 }
@@ -115,6 +140,15 @@ impl Attempt {
     /// is written at most once a second.
     pub fn heartbeat(&self, progress: impl Into<Value>) {
         self.heartbeats.beat(progress.into());
+    }
+
+    /// What the handler's own spans belong below, as the header `traceparent` of W3C Trace Context has it.
+    #[must_use]
+    pub fn traceparent(&self) -> Option<String> {
+        match &self.trace {
+            Some(trace) => trace.traceparent(),
+            None => self.event.headers().remove(TRACEPARENT),
+        }
     }
 
     /// What is handed to a handler outside: the payload; for a step of a flow `{"payload": …, "results": {…}}`.
@@ -131,12 +165,7 @@ impl Attempt {
     /// same event id again.
     #[must_use]
     pub fn idempotency_key(&self) -> String {
-        let Event { id, created_at, .. } = &*self.event;
-        let replay = match self.event.replay() {
-            0 => String::new(),
-            replay => format!(":{replay}"),
-        };
-        format!("{}:{id}:{}:{}{replay}", self.installation, created_at.as_microsecond(), self.handler)
+        self.event.idempotency_key(self.installation, &self.handler)
     }
 }
 

@@ -23,7 +23,7 @@
 //! A module uses those above it in this list and nothing below; a test holds them to it. ARCHITECTURE.md says what each
 //! does and what it knows nothing of.
 //!
-//! * [`topic`], [`event`], [`timetable`], [`callback`], [`emit`], [`flow`], [`snapshot`], [`outcome`]: the nouns, and what an
+//! * [`topic`], [`trace`], [`event`], [`timetable`], [`callback`], [`emit`], [`flow`], [`snapshot`], [`outcome`]: the nouns, and what an
 //!   outcome means.
 //! * [`observe`]: every fact worth telling.
 //! * [`metrics`]: what is counted.
@@ -52,6 +52,7 @@ pub mod store;
 pub mod systemd;
 pub mod timetable;
 pub mod topic;
+pub mod trace;
 
 pub use config::Config;
 pub use daemon::{Daemon, DaemonBuilder, Flow};

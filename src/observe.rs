@@ -5,9 +5,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tracing::field::{DisplayValue, display};
 use tracing::{debug, error, info, warn};
 
 use crate::event::EventId;
+use crate::trace::TraceId;
 
 /// Something that happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,17 +60,25 @@ pub enum Observation {
     /// A part of the log, from this id to below that one, was old and finished, and has gone.
     Retired { from: i64, below: i64 },
     /// An attempt ended and its delivery is done.
-    Done { event: EventId, handler: Arc<str>, attempt: u32, ran: Duration },
+    Done { event: EventId, handler: Arc<str>, attempt: u32, trace: Option<TraceId>, ran: Duration },
     /// An attempt failed; the delivery runs again. `outcome` is the attempt's in `outbox.attempt`.
-    Retrying { event: EventId, handler: Arc<str>, attempt: u32, outcome: &'static str, after: Duration, error: String },
+    Retrying {
+        event: EventId,
+        handler: Arc<str>,
+        attempt: u32,
+        trace: Option<TraceId>,
+        outcome: &'static str,
+        after: Duration,
+        error: String,
+    },
     /// An attempt asked to be run again later.
-    Snoozed { event: EventId, handler: Arc<str>, attempt: u32, after: Duration },
+    Snoozed { event: EventId, handler: Arc<str>, attempt: u32, trace: Option<TraceId>, after: Duration },
     /// An attempt ended, and its answer comes later.
-    Waiting { event: EventId, handler: Arc<str>, attempt: u32, timeout: Duration },
+    Waiting { event: EventId, handler: Arc<str>, attempt: u32, trace: Option<TraceId>, timeout: Duration },
     /// A callback brought an answer that counts.
-    Answered { event: EventId, handler: Arc<str>, done: bool },
+    Answered { event: EventId, handler: Arc<str>, attempt: u32, trace: Option<TraceId>, done: bool },
     /// A delivery was cancelled by hand, and its running attempt ended.
-    Cancelled { event: EventId, handler: Arc<str> },
+    Cancelled { event: EventId, handler: Arc<str>, attempt: u32, trace: Option<TraceId> },
     /// A handler's target cannot be reached or fails: nothing but probes is sent.
     BreakerOpened { handler: Arc<str>, error: String },
     /// A handler's target is there again.
@@ -80,17 +90,21 @@ pub enum Observation {
     /// Other limits count than the configured ones, or those again: so many attempts at the same time, and in a time.
     Limited { handler: Arc<str>, concurrency: Option<usize>, rate: Option<String> },
     /// A delivery was given up.
-    Dead { event: EventId, handler: Arc<str>, attempt: u32, error: String },
-    /// A delivery expired before it ran.
-    Expired { event: EventId, handler: Arc<str> },
+    Dead { event: EventId, handler: Arc<str>, attempt: u32, trace: Option<TraceId>, error: String },
+    /// A delivery expired before it ran, or ran again; its last attempt, 0 if there was none.
+    Expired { event: EventId, handler: Arc<str>, attempt: u32, trace: Option<TraceId> },
     /// It has not begun, and a later one of its key does its work. What is merged in the database is not told.
-    Merged { event: EventId, handler: Arc<str>, into: EventId },
+    Merged { event: EventId, handler: Arc<str>, trace: Option<TraceId>, into: EventId },
     /// An outcome was refused: the delivery had been finished or taken away by somebody else.
-    Refused { event: EventId, handler: Arc<str>, attempt: u32 },
+    Refused { event: EventId, handler: Arc<str>, attempt: u32, trace: Option<TraceId> },
     /// The states of so many deliveries were written together.
     Written { deliveries: usize },
     /// A state could not be written.
-    Unwritable { event: EventId, handler: Arc<str>, error: String },
+    Unwritable { event: EventId, handler: Arc<str>, attempt: u32, trace: Option<TraceId>, error: String },
+    /// The receiver of spans cannot be reached, or does not take them; they are dropped. Told once until it takes some again.
+    SpansRefused { error: String },
+    /// The receiver of spans takes them again.
+    SpansTaken,
     /// The configuration was read again.
     Reloaded { handlers: usize },
     /// The configuration could not be read again; the old one stays.
@@ -155,7 +169,9 @@ impl Observation {
             | Self::Dead { .. }
             | Self::Cancelled { .. }
             | Self::Expired { .. }
-            | Self::Merged { .. } => self.log_delivery(),
+            | Self::Merged { .. }
+            | Self::Refused { .. }
+            | Self::Unwritable { .. } => self.log_delivery(),
             _ => self.log_daemon(),
         }
     }
@@ -163,8 +179,8 @@ impl Observation {
     /// Per event or per wake-up: only for whoever asks for it.
     fn log_traffic(&self) {
         match self {
-            Self::Done { event, handler, attempt, ran } => {
-                debug!(%event, %handler, attempt, ran_ms = ran.as_secs_f64() * 1e3, "done");
+            Self::Done { event, handler, attempt, trace, ran } => {
+                debug!(%event, %handler, attempt, trace_id = shown(*trace), ran_ms = ran.as_secs_f64() * 1e3, "done");
             }
             Self::PageRead { events } => debug!(events, "read the log"),
             Self::Written { deliveries } => debug!(deliveries, "written"),
@@ -176,23 +192,39 @@ impl Observation {
 
     fn log_delivery(&self) {
         match self {
-            Self::Retrying { event, handler, attempt, after, error, .. } => {
-                warn!(%event, %handler, attempt, after_ms = after.as_millis(), error, "attempt failed, will run again");
+            Self::Retrying { event, handler, attempt, trace, after, error, .. } => {
+                let (trace_id, after_ms) = (shown(*trace), after.as_millis());
+                warn!(%event, %handler, attempt, trace_id, after_ms, error, "attempt failed, will run again");
             }
-            Self::Snoozed { event, handler, attempt, after } => {
-                info!(%event, %handler, attempt, after_ms = after.as_millis(), "snoozed");
+            Self::Snoozed { event, handler, attempt, trace, after } => {
+                info!(%event, %handler, attempt, trace_id = shown(*trace), after_ms = after.as_millis(), "snoozed");
             }
-            Self::Waiting { event, handler, attempt, timeout } => {
-                info!(%event, %handler, attempt, timeout_s = timeout.as_secs(), "waits for an answer");
+            Self::Waiting { event, handler, attempt, trace, timeout } => {
+                let (trace_id, timeout_s) = (shown(*trace), timeout.as_secs());
+                info!(%event, %handler, attempt, trace_id, timeout_s, "waits for an answer");
             }
-            Self::Answered { event, handler, done } => info!(%event, %handler, done, "answered by a callback"),
-            Self::Dead { event, handler, attempt, error } => {
-                error!(%event, %handler, attempt, error, "dead; `outboxd retry` runs it again");
+            Self::Answered { event, handler, attempt, trace, done } => {
+                info!(%event, %handler, attempt, trace_id = shown(*trace), done, "answered by a callback");
             }
-            Self::Cancelled { event, handler } => info!(%event, %handler, "cancelled while it ran"),
-            Self::Expired { event, handler } => info!(%event, %handler, "expired before it ran"),
-            Self::Merged { event, handler, into } => {
-                debug!(%event, %handler, %into, "merged into a later one of its key");
+            Self::Dead { event, handler, attempt, trace, error } => {
+                let trace_id = shown(*trace);
+                error!(%event, %handler, attempt, trace_id, error, "dead; `outboxd retry` runs it again");
+            }
+            Self::Cancelled { event, handler, attempt, trace } => {
+                info!(%event, %handler, attempt, trace_id = shown(*trace), "cancelled while it ran");
+            }
+            Self::Expired { event, handler, attempt, trace } => {
+                info!(%event, %handler, attempt, trace_id = shown(*trace), "expired before it ran");
+            }
+            Self::Merged { event, handler, trace, into } => {
+                debug!(%event, %handler, trace_id = shown(*trace), %into, "merged into a later one of its key");
+            }
+            Self::Refused { event, handler, attempt, trace } => {
+                let trace_id = shown(*trace);
+                warn!(%event, %handler, attempt, trace_id, "outcome refused: the delivery was settled by somebody else");
+            }
+            Self::Unwritable { event, handler, attempt, trace, error } => {
+                error!(%event, %handler, attempt, trace_id = shown(*trace), error, "a state could not be written");
             }
             _ => {}
         }
@@ -237,12 +269,10 @@ impl Observation {
             Self::TicksMissed { schedule, before } => {
                 warn!(%schedule, before, "ticked more often while no daemon ran than `catch_up` makes good");
             }
-            Self::Refused { event, handler, attempt } => {
-                warn!(%event, %handler, attempt, "outcome refused: the delivery was settled by somebody else");
+            Self::SpansRefused { error } => {
+                warn!(error, "the receiver of traces takes no spans; they are dropped until it does");
             }
-            Self::Unwritable { event, handler, error } => {
-                error!(%event, %handler, error, "a state could not be written");
-            }
+            Self::SpansTaken => info!("the receiver of traces takes spans again"),
             Self::Reloaded { handlers } => info!(handlers, "configuration reloaded"),
             Self::ReloadRefused { error } => error!(error, "configuration not reloaded, the old one stays"),
             Self::Draining { running } => info!(running, "stopping: waiting for running attempts"),
@@ -266,6 +296,11 @@ impl Observation {
             _ => {}
         }
     }
+}
+
+/// As a field of a log line, which has none without it.
+fn shown(trace: Option<TraceId>) -> Option<DisplayValue<TraceId>> {
+    trace.map(display)
 }
 
 /// The message and the messages of its sources, each once.

@@ -5,7 +5,9 @@ use std::io::IsTerminal as _;
 use clap::{Args, ValueEnum};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, fmt};
 
 use super::{Failure, Global};
 use crate::daemon::{Daemon, Reloader};
@@ -17,7 +19,8 @@ pub(super) struct Run {
     /// Make or update the schema first
     #[arg(long)]
     migrate: bool,
-    /// How log lines look, on stderr. RUST_LOG chooses which: "info" by default, "outboxd=debug" tells of every event
+    /// How log lines look: text and json go to stderr, journald to systemd's journal, with fields. RUST_LOG chooses which: "info" by
+    /// default, "outboxd=debug" tells of every event
     #[arg(long, value_enum, default_value_t = LogFormat::Text)]
     log_format: LogFormat,
 }
@@ -26,12 +29,13 @@ pub(super) struct Run {
 enum LogFormat {
     Text,
     Json,
+    Journald,
 }
 
 impl Run {
     pub(super) async fn run(self, global: &Global) -> Result<(), Failure> {
         let config = global.load()?;
-        log_to_stderr(self.log_format)?;
+        log(self.log_format)?;
         let target = global.target()?;
         if self.migrate {
             crate::postgres::migrate::migrate(&target).await?;
@@ -100,13 +104,30 @@ fn no_signals(error: &std::io::Error) -> Failure {
     Failure::internal(format!("signals cannot be received: {error}"))
 }
 
-fn log_to_stderr(format: LogFormat) -> Result<(), Failure> {
+fn log(format: LogFormat) -> Result<(), Failure> {
+    let stderr = || fmt::layer().with_writer(std::io::stderr).with_target(false);
+    let lines = match format {
+        LogFormat::Text => stderr().with_ansi(std::io::stderr().is_terminal()).boxed(),
+        LogFormat::Json => stderr().json().flatten_event(true).boxed(),
+        LogFormat::Journald => {
+            let journal = tracing_journald::layer().map_err(|error| {
+                Failure::config(format!("--log-format journald: there is no journal here: {error}"))
+            })?;
+            journal.with_field_prefix(Some("OUTBOXD".to_owned())).with_syslog_identifier("outboxd".to_owned()).boxed()
+        }
+    };
+    let result = tracing_subscriber::registry().with(lines.with_filter(filter())).try_init();
+    result.map_err(|error| Failure::internal(format!("logging could not be set up: {error}")))
+}
+
+/// Which lines there are. What PostgreSQL is asked is payloads too, so it is told of only to who names the client that asks.
+fn filter() -> EnvFilter {
+    const STATEMENTS: &str = "tokio_postgres";
+    let asked = std::env::var(EnvFilter::DEFAULT_ENV).unwrap_or_default();
     // refinery tells of every migration it has not to run.
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,refinery_core=warn"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
-    let result = match format {
-        LogFormat::Text => builder.with_ansi(std::io::stderr().is_terminal()).try_init(),
-        LogFormat::Json => builder.json().flatten_event(true).try_init(),
-    };
-    result.map_err(|error| Failure::internal(format!("logging could not be set up: {error}")))
+    match format!("{STATEMENTS}=info").parse() {
+        Ok(quiet) if !asked.contains(STATEMENTS) => filter.add_directive(quiet),
+        _ => filter,
+    }
 }

@@ -21,9 +21,13 @@ pub(super) struct Show {
 impl Show {
     pub(super) async fn run(self, global: &Global) -> Result<(), Failure> {
         let store = global.store().await?;
-        let Some(story) = store.story(self.id).await? else {
+        let Some(mut story) = store.story(self.id).await? else {
             return Err(Failure::no_event(self.id));
         };
+        // Without a file, or without its secrets, nobody knows whether spans are exported.
+        if story.trace_id.is_none() && global.load().is_ok_and(|config| config.traces.is_some()) {
+            story.trace_id = Some(story.own_trace_id.clone());
+        }
         if self.json { print_json(&story) } else { print(&told(&story)) }
     }
 }
@@ -45,6 +49,7 @@ fn told(story: &Story) -> String {
     line("priority", (story.priority != 0).then(|| story.priority.to_string()));
     line("headers", Some(story.headers.to_string()).filter(|headers| headers != "{}"));
     line("payload", Some(cut(story.payload.get())));
+    line("trace", story.trace_id.clone());
     line("came of", came_of(story));
     let emitted: Vec<String> = story.emitted.iter().map(|event| format!("{} {}", event.id, event.topic)).collect();
     line("emitted", (!emitted.is_empty()).then(|| cut(&emitted.join(", "))));

@@ -1,6 +1,6 @@
 //! Every key there is, by table.
 
-pub(super) const ROOT: &[&str] = &["database", "daemon", "handler", "flow", "schedule", "alert"];
+pub(super) const ROOT: &[&str] = &["database", "daemon", "traces", "handler", "flow", "schedule", "alert"];
 pub(super) const DATABASE: &[&str] = &["url"];
 pub(super) const DAEMON: &[&str] = &[
     "poll_interval",
@@ -12,6 +12,7 @@ pub(super) const DAEMON: &[&str] = &[
     "listen",
     "callback_url",
 ];
+pub(super) const TRACES: &[&str] = &["endpoint", "headers", "sample"];
 pub(super) const HANDLER: &[&str] = &[
     "topics",
     "http",
@@ -86,7 +87,23 @@ pub(super) const RETRY: &[&str] = &["max_attempts", "backoff", "base", "max", "c
 
 /// Whether a key has a meaning in some table.
 pub(super) fn is_known(key: &str) -> bool {
-    [ROOT, DATABASE, DAEMON, HANDLER, FLOW, STEP, COMPENSATION, SCHEDULE, ALERT, HTTP, BATCH, MAX_BACKLOG, POLL, RETRY]
-        .iter()
-        .any(|keys| keys.contains(&key))
+    [
+        ROOT,
+        DATABASE,
+        DAEMON,
+        TRACES,
+        HANDLER,
+        FLOW,
+        STEP,
+        COMPENSATION,
+        SCHEDULE,
+        ALERT,
+        HTTP,
+        BATCH,
+        MAX_BACKLOG,
+        POLL,
+        RETRY,
+    ]
+    .iter()
+    .any(|keys| keys.contains(&key))
 }

@@ -188,7 +188,7 @@ fn signing_key(reader: &mut Reader<'_>, field: &Field<'_>) -> Option<SigningKey>
     }
 }
 
-fn headers(reader: &mut Reader<'_>, field: &Field<'_>) -> BTreeMap<String, Secret> {
+pub(super) fn headers(reader: &mut Reader<'_>, field: &Field<'_>) -> BTreeMap<String, Secret> {
     let Some(table) = reader.table(field, "write a table such as { Authorization = \"Bearer ${TOKEN}\" }") else {
         return BTreeMap::new();
     };

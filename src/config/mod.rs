@@ -22,6 +22,7 @@ mod syntax;
 #[cfg(test)]
 mod tests;
 mod text;
+mod traces;
 mod url;
 mod write;
 
@@ -42,6 +43,7 @@ pub use alert::{AlertConfig, Condition};
 pub use duration::DurationError;
 pub use error::{Error, Errors, LoadError};
 pub use rate::{Period, RateLimit};
+pub use traces::TracesConfig;
 pub use url::HttpUrl;
 pub(crate) use url::{Part, Place, Taken, URL_BYTES_MAX, has_dot_segment};
 
@@ -61,6 +63,8 @@ pub const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Config {
     pub daemon: DaemonConfig,
+    /// Where spans are sent; `None`: nowhere.
+    pub traces: Option<TracesConfig>,
     /// In the order of their names.
     pub handlers: Vec<HandlerConfig>,
     /// In the order of their names.

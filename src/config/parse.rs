@@ -13,6 +13,7 @@ use super::reader::{Field, Reader, Table};
 use super::text::{Lines, quote};
 use super::{
     Config, DEFAULT_LISTEN, DaemonConfig, HandlerConfig, Secret, alert, delivery, flow, keys, kind, schedule, syntax,
+    traces,
 };
 
 const POLL_INTERVAL: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_hours(1);
@@ -53,6 +54,7 @@ fn root(reader: &mut Reader<'_>, document: &DeTable<'_>) -> Config {
     {
         config.daemon.database_url = database_url(reader, &table);
     }
+    config.traces = reader.field(&root, "traces").and_then(|field| traces::read(reader, &field));
     if let Some(field) = reader.field(&root, "handler")
         && let Some(table) = reader.table(&field, "write a table for each handler: [handler.NAME]")
     {

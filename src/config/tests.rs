@@ -14,6 +14,7 @@ mod flow;
 mod http;
 mod properties;
 mod secrets;
+mod traces;
 
 const DEFAULT_FILE: &str = include_str!("../../systemd/outboxd.toml");
 
@@ -99,6 +100,8 @@ fn the_examples_of_the_default_file_show_every_key_with_its_default() {
     assert_eq!(nightly.payload, r#"{"kind":"daily","pages":[1,2]}"#);
     let schedule = written["schedule"]["nightly"].as_table().unwrap();
     assert_eq!(schedule.keys().map(String::as_str).collect::<BTreeSet<_>>(), keys::SCHEDULE.iter().copied().collect());
+    let traces = written["traces"].as_table().unwrap();
+    assert_eq!(traces.keys().map(String::as_str).collect::<BTreeSet<_>>(), keys::TRACES.iter().copied().collect());
     let alert = written["alert"]["dead_mail"].as_table().unwrap();
     assert_eq!(alert.keys().map(String::as_str).collect::<BTreeSet<_>>(), keys::ALERT.iter().copied().collect());
     assert_eq!(config.daemon.callback_url.unwrap().as_str(), "https://hooks.example.com/outboxd");
@@ -163,13 +166,13 @@ topics = "x"
 command = ["", "a\u0000b"]
 "##,
         &expect![[r##"
-            outboxd.toml:1: poll_interval: this key is unknown; known here: database, daemon, handler, flow, schedule, alert
+            outboxd.toml:1: poll_interval: this key is unknown; known here: database, daemon, traces, handler, flow, schedule, alert
             outboxd.toml:3: daemon.poll_intervall: this key is unknown (did you mean `poll_interval`?); known here: poll_interval, drain_timeout, dedup_window, once_window, retention, pool_size, listen, callback_url
             outboxd.toml:4: daemon.poll_interval: "Off" is not a duration; write for example "500ms", "10s", "1h 30m" or "7d", or "off"
             outboxd.toml:5: daemon.drain_timeout: "2h" is out of range; write a duration from "0s" to "1h"
             outboxd.toml:6: daemon.dedup_window: "10 parsecs" is not a duration; write for example "500ms", "10s", "1h 30m" or "7d"
             outboxd.toml:7: daemon.pool_size: 0 is out of range; write an integer from 1 to 1000
-            outboxd.toml:9: databse: this key is unknown (did you mean `database`?); known here: database, daemon, handler, flow, schedule, alert
+            outboxd.toml:9: databse: this key is unknown (did you mean `database`?); known here: database, daemon, traces, handler, flow, schedule, alert
             outboxd.toml:11: database.url: ${MISSING_HOST} is not set; put it into the environment, or into a systemd credential of this name
             outboxd.toml:11: database.url: a "$" stands alone; write ${NAME} for a variable, ${file:/PATH} for a file, or "$$" for the character
             outboxd.toml:13: handler.nothing: `topics` is missing; write an array of topic patterns such as ["user.registered", "payment.*"]

@@ -7,7 +7,7 @@ use super::expand::escape;
 use super::text::is_bare;
 use super::{
     BatchConfig, CompensationConfig, Config, DeliveryConfig, FlowConfig, HandlerConfig, Kind, MaxBacklog, Record,
-    ScheduleConfig, Start, StepConfig, alert, duration,
+    ScheduleConfig, Start, StepConfig, alert, duration, traces,
 };
 use crate::outcome::{Backoff, PollPolicy, RetryPolicy};
 
@@ -42,6 +42,10 @@ fn write_config(out: &mut String, config: &Config) -> fmt::Result {
     writeln!(out, "listen = \"{listen}\"")?;
     if let Some(url) = &daemon.callback_url {
         writeln!(out, "callback_url = {}", string(&escape(url.as_str())))?;
+    }
+    if let Some(config) = &config.traces {
+        let headers = (!config.headers.is_empty()).then(|| hidden(config.headers.keys()));
+        traces::write(out, config, &string(&escape(config.endpoint.as_str())), headers.as_deref())?;
     }
     for handler in &config.handlers {
         write_handler(out, handler)?;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 
+use super::export::Tracer;
 use super::health::Health;
 use crate::config::{AlertConfig, DaemonConfig, DeliveryConfig, OnDeadKey, Record, ScheduleConfig, Start};
 use crate::flow::{Graph, OnDeadStep};
@@ -87,6 +88,8 @@ pub(super) struct Context {
     pub(super) alerts: watch::Receiver<Arc<[AlertConfig]>>,
     /// A handler has become full, or is not any more: the bell's flag is to be set again.
     pub(super) flag: Notify,
+    /// Who is told of attempts for their traces; `None`: nobody.
+    pub(super) tracer: Option<Tracer>,
     /// Where callbacks are posted, a token appended; `None`: nowhere.
     pub(super) callback_url: Option<String>,
 }

@@ -94,9 +94,9 @@ impl Desk {
     }
 
     async fn give(&self, client: &Client, callee: &Callee, said: &Said) -> Result<Response, crate::store::Error> {
-        if answers::answer(client, callee, said).await? {
-            let (event, handler) = (callee.event, callee.handler.as_str().into());
-            self.observer.tell(&Observation::Answered { event, handler, done: matches!(said, Said::Done(_)) });
+        if let Some(answers::Answered { attempt, trace }) = answers::answer(client, callee, said).await? {
+            let (event, handler, done) = (callee.event, callee.handler.as_str().into(), matches!(said, Said::Done(_)));
+            self.observer.tell(&Observation::Answered { event, handler, attempt, trace, done });
             return Ok(with_json(StatusCode::OK, &json!({ "accepted": true })));
         }
         let state = answers::delivery_state(client, callee).await?;

@@ -9,6 +9,7 @@ pub mod breaker;
 mod context;
 mod desk;
 mod error;
+mod export;
 mod full;
 mod gauges;
 mod health;
@@ -21,6 +22,7 @@ mod retention;
 mod runner;
 mod schedule;
 pub mod settle;
+mod spans;
 mod spec;
 pub mod tail;
 mod term;
@@ -39,6 +41,7 @@ use tokio_util::sync::CancellationToken;
 use self::context::{Context, HandlerSpec, Positions};
 use self::desk::Desk;
 pub use self::error::DaemonError;
+use self::export::exporter;
 use self::gauges::Gauges;
 use self::health::Health;
 use self::leader::LeadError;
@@ -62,6 +65,9 @@ const RECONNECT_MAX: Duration = Duration::from_secs(5);
 
 /// Sessions that answer on the daemon's own port. None is opened before somebody asks.
 const DESK_SESSIONS: usize = 2;
+
+/// How long a daemon that has ended sends the last spans.
+const LAST_SPANS: Duration = Duration::from_secs(3);
 
 /// A daemon, ready to run.
 pub struct Daemon {
@@ -126,11 +132,23 @@ impl Daemon {
         };
         context.callback_url = callback_url.map(|url| url.trim_end_matches('/').to_owned());
         let mut changed = configs.subscribe();
+        let traces = changed.borrow_and_update().traces.clone();
+        let mut exporters = JoinSet::new();
+        if let Some(traces) = &traces {
+            let (metrics, observer) = (Arc::clone(&context.metrics), context.observer.clone());
+            let (tracer, exporter) = exporter(traces, http.clone(), metrics, observer);
+            context.tracer = Some(tracer);
+            exporters.spawn(exporter.run());
+        }
         let build = async {
             while changed.changed().await.is_ok() {
                 let config = changed.borrow_and_update().clone();
                 if config.daemon != context.daemon {
                     let text = "settings in [daemon] have changed; they apply from the next start";
+                    context.observer.tell(&Observation::Notice { text: text.to_owned() });
+                }
+                if config.traces != traces {
+                    let text = "settings in [traces] have changed; they apply from the next start";
                     context.observer.tell(&Observation::Notice { text: text.to_owned() });
                 }
                 match specs(&config, &native, &Called::new(&http, &pool)) {
@@ -153,6 +171,9 @@ impl Daemon {
             result = terms(&context, &stop) => result,
             () = build => std::future::pending().await,
         };
+        // Nobody tells anything any more: the exporter sends what it has, and ends.
+        context.tracer = None;
+        let _ = tokio::time::timeout(LAST_SPANS, exporters.join_next()).await;
         if let Some(port) = port {
             port.close().await;
         }
@@ -388,8 +409,9 @@ impl DaemonBuilder {
             schedules: ticking,
             alerts: alerting,
             flag: Notify::new(),
-            // The port is not open yet.
+            // Neither is open yet.
             callback_url: None,
+            tracer: None,
         };
         Ok(Daemon { context, http, pool, native, handlers, schedules, alerts, configs: watch::Sender::new(config) })
     }

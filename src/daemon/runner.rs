@@ -457,6 +457,7 @@ mod tests {
             installation: uuid::Uuid::nil(),
             callback: None,
             results: None,
+            trace: None,
             heartbeats: crate::event::Heartbeats::default(),
         }
     }

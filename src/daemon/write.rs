@@ -5,8 +5,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use super::spans::Begun;
 use crate::event::EventId;
-use crate::outcome::{Asked, Settlement};
+use crate::outcome::{Asked, Settlement, failed_as};
+use crate::trace::TraceId;
 
 /// Names a lane within a term.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -25,6 +27,7 @@ pub struct Write {
     /// Comes back when it is written.
     pub ticket: Ticket,
     pub event: EventId,
+    pub trace: Option<TraceId>,
     pub handler: Arc<str>,
     /// The last attempt that began, 0 if none has.
     pub attempt: u32,
@@ -39,6 +42,8 @@ pub struct Write {
     pub results: Option<Arc<Value>>,
     pub at: Instant,
     pub ended: Ended,
+    /// What is told of its attempt, if that has ended and its trace wants to know.
+    pub spans: Option<Box<Begun>>,
 }
 
 /// What happened to the delivery.
@@ -78,6 +83,28 @@ pub enum Fate {
 }
 
 impl Ended {
+    /// Whether it is the end of an attempt, if one ran.
+    #[must_use]
+    pub fn ends_attempt(&self) -> bool {
+        matches!(self, Self::Settled(_) | Self::CutOff | Self::Cancelled)
+    }
+
+    /// How the attempt ended, as in `outbox.attempt`, and its error.
+    #[must_use]
+    pub fn outcome(&self) -> (&'static str, Option<&str>) {
+        match self {
+            Self::Settled(Settlement::Done { .. } | Settlement::Committed { .. }) => ("done", None),
+            Self::Settled(Settlement::Retry { failure, spent, .. }) => (failed_as(*spent), Some(&failure.error)),
+            Self::Settled(Settlement::Snooze { .. }) => ("snooze", None),
+            Self::Settled(Settlement::Wait { .. }) => ("wait", None),
+            Self::Settled(Settlement::Pause { failure }) => ("paused", Some(&failure.error)),
+            Self::Settled(Settlement::Dead { failure }) => ("dead", Some(&failure.error)),
+            Self::Settled(Settlement::Lost) => ("lost", Some("somebody else had settled the delivery")),
+            Self::Cancelled => ("cancelled", Some("cancelled by hand")),
+            _ => ("lost", Some("the daemon stopped before it had ended")),
+        }
+    }
+
     /// Whether the delivery gets a row in `outbox.done`, and one that it has in `outbox.open` goes.
     #[must_use]
     pub fn finishes(&self) -> bool {

@@ -10,8 +10,9 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value};
 
 use super::answer::{self, Fields, quote, read};
-use crate::event::{Attempt, Event};
+use crate::event::Attempt;
 use crate::outcome::{Failure, Outcome};
+use crate::trace::{TRACEPARENT, TRACESTATE, Trace};
 
 /// What HTTP calls it.
 pub(super) const MEDIA_TYPE: &str = "application/cloudevents-batch+json";
@@ -23,10 +24,17 @@ pub(super) fn source(attempt: &Attempt) -> String {
     format!("/outboxd/{}", attempt.installation)
 }
 
-/// The W3C trace context the app gave.
-pub(super) fn trace_context(event: &Event) -> impl Iterator<Item = (&'static str, String)> {
-    let mut given = event.headers();
-    ["traceparent", "tracestate"].into_iter().filter_map(move |name| Some((name, given.remove(name)?)))
+/// The W3C trace context: what the app gave, or with the attempt's own span in it.
+pub(super) fn trace_context(attempt: &Attempt) -> impl Iterator<Item = (&'static str, String)> {
+    let mut given = attempt.event.headers();
+    if let Some(traceparent) = attempt.trace.and_then(|trace| trace.traceparent()) {
+        let given_before = given.insert(TRACEPARENT.to_owned(), traceparent);
+        // Without the trace that it was about it means nothing.
+        if given_before.is_none_or(|given| Trace::parse(&given).is_none()) {
+            given.remove(TRACESTATE);
+        }
+    }
+    [TRACEPARENT, TRACESTATE].into_iter().filter_map(move |name| Some((name, given.remove(name)?)))
 }
 
 /// The events of a batch as JSON text.
@@ -60,7 +68,7 @@ fn attributes(attempt: &Attempt) -> Map<String, Value> {
     ];
     let key = event.key.clone().filter(|key| !key.is_empty()).map(|key| ("subject", key));
     let callback = attempt.callback.clone().map(|url| ("outboxcallback", url));
-    let texts = texts.into_iter().chain(key).chain(callback).chain(trace_context(event));
+    let texts = texts.into_iter().chain(key).chain(callback).chain(trace_context(attempt));
     let mut attributes: Map<String, Value> = texts.map(|(name, text)| (name.to_owned(), Value::String(text))).collect();
     attributes.insert("outboxattempt".to_owned(), attempt.number.into());
     if event.replay() > 0 {

@@ -132,7 +132,7 @@ fn variables(attempt: &Attempt) -> impl Iterator<Item = (&'static str, String)> 
         ("OUTBOX_IDEMPOTENCY_KEY", Some(attempt.idempotency_key())),
         ("OUTBOX_CALLBACK", attempt.callback.clone()),
         ("OUTBOX_REPLAY", Some(event.replay()).filter(|replay| *replay > 0).map(|replay| replay.to_string())),
-        ("TRACEPARENT", event.headers().remove("traceparent")),
+        ("TRACEPARENT", attempt.traceparent()),
     ]
     .into_iter()
     .filter_map(|(name, value)| Some((name, value?)))

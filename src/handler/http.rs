@@ -192,7 +192,7 @@ impl HttpHandler {
         let mut headers = self.message(&attempt.handler, id, "application/json", body, texts)?;
         // One that cannot be sent is left out: tracing never fails a delivery.
         headers.extend(
-            trace_context(event)
+            trace_context(attempt)
                 .filter_map(|(name, text)| Some((HeaderName::from_static(name), HeaderValue::from_str(&text).ok()?))),
         );
         Ok(headers)

@@ -137,11 +137,10 @@ impl SqlHandler {
     /// What a delivery that is done emits, and the event that tells of it.
     fn emitted(&self, attempt: &Attempt, outcome: &mut Outcome) -> Vec<Emit> {
         let Outcome::Done { result, emit } = outcome else { return Vec::new() };
-        let told = self
-            .on_done
-            .as_ref()
-            .and_then(|topic| emit::of_done(topic, &attempt.handler, &attempt.event, attempt.number, result.as_ref()));
-        std::mem::take(emit).into_iter().map(|one| one.caused_by(&attempt.event)).chain(told).collect()
+        let told = self.on_done.as_ref().and_then(|topic| {
+            emit::of_done(topic, &attempt.handler, &attempt.event, attempt.number, result.as_ref(), attempt.trace)
+        });
+        std::mem::take(emit).into_iter().map(|one| one.caused_by(&attempt.event, attempt.trace)).chain(told).collect()
     }
 }
 

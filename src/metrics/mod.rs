@@ -57,6 +57,8 @@ struct OfDaemon {
     sweep_found: IntCounter,
     events_read: IntCounter,
     ticks: IntCounter,
+    spans_exported: IntCounter,
+    spans_dropped: IntCounter,
     batch_deliveries: Histogram,
     database_read: IntGauge,
     pool: IntGaugeVec,
@@ -183,6 +185,16 @@ impl Metrics {
         self.series.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
     }
 
+    /// The receiver of traces has taken so many spans.
+    pub fn spans_exported(&self, spans: usize) {
+        self.daemon.spans_exported.inc_by(spans as u64);
+    }
+
+    /// So many spans go nowhere.
+    pub fn spans_dropped(&self, spans: usize) {
+        self.daemon.spans_dropped.inc_by(spans as u64);
+    }
+
     /// Counts what happened.
     pub fn count(&self, observation: &Observation) {
         match observation {
@@ -238,6 +250,11 @@ impl OfDaemon {
                 "Events read from the log; a handler that fell behind reads them once more.",
             )?,
             ticks: counter("outboxd_ticks_total", "Events of schedules that this daemon has inserted.")?,
+            spans_exported: counter("outboxd_spans_exported_total", "Spans that the receiver of traces has taken.")?,
+            spans_dropped: counter(
+                "outboxd_spans_dropped_total",
+                "Spans that were dropped because the receiver of traces did not take them in time, or at all.",
+            )?,
             batch_deliveries: register(registry, Histogram::with_opts(batches)?)?,
             database_read: gauge(
                 "outboxd_database_read",

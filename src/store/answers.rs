@@ -3,8 +3,9 @@
 use deadpool_postgres::Client;
 use serde_json::Value;
 
-use super::{Error, failed, sql};
+use super::{Error, RawJson, failed, sql};
 use crate::callback::{CallbackKey, Callee};
+use crate::trace::{Trace, TraceId};
 
 /// What a callback says.
 #[derive(Debug, Clone, PartialEq)]
@@ -30,15 +31,27 @@ pub async fn callback_key(client: &Client) -> Result<CallbackKey, Error> {
     Ok(CallbackKey::new(row.get("key")))
 }
 
-/// Gives a delivery its answer; `false` when it was not there to be answered.
-pub async fn answer(client: &Client, callee: &Callee, said: &Said) -> Result<bool, Error> {
+/// A delivery that got its answer.
+#[derive(Debug, Clone, Copy)]
+pub struct Answered {
+    /// The attempt that asked.
+    pub attempt: u32,
+    pub trace: Option<TraceId>,
+}
+
+/// Gives a delivery its answer; `None` when it was not there to be answered.
+pub async fn answer(client: &Client, callee: &Callee, said: &Said) -> Result<Option<Answered>, Error> {
     let (done, result, error, dead) = match said {
         Said::Done(result) => (true, result.as_ref(), None, false),
         Said::Failed { error, dead } => (false, None, Some(error), *dead),
     };
     let Callee { event, created_at, handler } = callee;
     let row = one(client, sql!("answer"), &[&event.0, handler, created_at, &done, &result, &error, &dead]).await?;
-    Ok(row.get("accepted"))
+    let trace = |headers: RawJson| Trace::of_headers(&headers.0).map(|trace| trace.id);
+    Ok(row.get::<_, bool>("accepted").then(|| Answered {
+        attempt: row.get::<_, Option<i32>>("attempt").unwrap_or_default().cast_unsigned(),
+        trace: row.get::<_, Option<RawJson>>("headers").and_then(trace),
+    }))
 }
 
 /// The state of a delivery, if it has a row.

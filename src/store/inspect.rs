@@ -5,6 +5,8 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::{Error, RawJson, Store, sql};
+use crate::event::{self, EventId};
+use crate::trace::Trace;
 
 /// One handler's line in `outbox.backlog`.
 #[derive(Debug, Serialize)]
@@ -70,6 +72,11 @@ pub struct Story {
     pub key: Option<String>,
     pub payload: Box<serde_json::value::RawValue>,
     pub headers: Value,
+    /// The trace that its headers name.
+    pub trace_id: Option<String>,
+    /// The one that begins with it where they name none, if spans are exported.
+    #[serde(skip)]
+    pub own_trace_id: String,
     pub dedup_key: Option<String>,
     pub due_at: Option<Timestamp>,
     pub expires_at: Option<Timestamp>,
@@ -179,18 +186,22 @@ impl Store {
     pub async fn story(&self, id: i64) -> Result<Option<Story>, Error> {
         let Some(row) = self.query_opt(sql!("show_event"), &[&id]).await? else { return Ok(None) };
         let payload = row.get::<_, RawJson>("payload").0;
+        let (id, created_at): (i64, Timestamp) = (row.get("id"), row.get("created_at"));
+        let origin = event::origin(row.get("installation"), EventId(id), created_at);
         Ok(Some(Story {
-            id: row.get("id"),
+            id,
             topic: row.get("topic"),
             key: row.get("key"),
             // PostgreSQL has just printed it, so it is JSON; `null` stands for what cannot be.
             payload: serde_json::value::RawValue::from_string(payload).unwrap_or_default(),
             headers: row.get("headers"),
+            trace_id: Trace::of_headers(&row.get::<_, RawJson>("headers").0).map(|trace| trace.id.to_string()),
+            own_trace_id: Trace::derived(&origin, 1.0).id.to_string(),
             dedup_key: row.get("dedup_key"),
             due_at: row.get("due_at"),
             expires_at: row.get("expires_at"),
             priority: row.get("priority"),
-            created_at: row.get("created_at"),
+            created_at,
             deliveries: self.deliveries(id).await?,
             emitted: self.emitted(id).await?,
             operations: self.operations(id).await?,

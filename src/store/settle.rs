@@ -94,6 +94,8 @@ pub struct Claimed {
     pub results: Option<serde_json::Value>,
     /// It waited for an answer, and none came in time: there is nothing to run.
     pub unanswered: bool,
+    /// For how long it has been due.
+    pub overdue: Duration,
     /// No other row has its key.
     pub alone: bool,
 }
@@ -262,6 +264,7 @@ fn claimed(row: &Row, unanswered: bool) -> Result<Claimed, tokio_postgres::Error
         expires_in: row.try_get::<_, Option<f64>>("expires_in")?.map(seconds),
         results: row.try_get("results")?,
         unanswered,
+        overdue: seconds(row.try_get::<_, Option<f64>>("overdue")?.unwrap_or_default()),
         alone: row.try_get("alone")?,
     })
 }

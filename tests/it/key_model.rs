@@ -182,6 +182,7 @@ impl Table {
                 answer_in: None,
                 expires_in: None,
                 results: None,
+                overdue: std::time::Duration::ZERO,
                 unanswered: false,
                 alone,
             });

@@ -172,7 +172,7 @@ async fn wrong_usage_is_exit_code_2() {
         error: the argument '--print-config' cannot be used with '--json'
         ["run", "--log-format", "xml"]
         error: invalid value 'xml' for '--log-format <LOG_FORMAT>'
-          [possible values: text, json]
+          [possible values: text, json, journald]
     "#]].assert_eq(&all);
 }
 

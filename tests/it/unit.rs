@@ -34,8 +34,8 @@ fn time(name: &str) -> Duration {
 
 #[test]
 fn the_service_waits_longer_than_a_drain_and_the_last_writes() {
-    // Five seconds for the last outcomes, five for the positions.
-    let drain = Config::default().daemon.drain_timeout + Duration::from_secs(10);
+    // Five seconds for the last outcomes, five for the positions, three for the last spans.
+    let drain = Config::default().daemon.drain_timeout + Duration::from_secs(13);
     assert!(time("TimeoutStopSec") > drain, "a default drain of {drain:?} would be cut off");
 }
 

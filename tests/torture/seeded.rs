@@ -174,8 +174,8 @@ const BUGS: [Bug; 12] = [
         run: "--no-faults --events 800",
         edits: &[Edit {
             file: "src/event.rs",
-            old: "format!(\"{}:{id}:{}:{}{replay}\", self.installation, created_at.as_microsecond(), self.handler)",
-            new: "{ let _ = (created_at, replay); id.to_string() }",
+            old: "self.event.idempotency_key(self.installation, &self.handler)",
+            new: "self.event.id.to_string()",
         }],
     },
     Bug {

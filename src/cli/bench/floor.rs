@@ -155,6 +155,7 @@ fn attempt(n: u32, handler: Arc<str>, installation: Uuid) -> Attempt {
         installation,
         callback: None,
         results: None,
+        trace: None,
         heartbeats: Heartbeats::default(),
     }
 }

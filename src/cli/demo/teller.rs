@@ -109,8 +109,8 @@ impl<'a> Teller<'a> {
             Observation::Retrying { event, handler, attempt, after, error, .. } => {
                 (event, handler, attempt, How::Retrying { after, error })
             }
-            Observation::Dead { event, handler, attempt, error } => (event, handler, attempt, How::Dead { error }),
-            Observation::Expired { event, handler } => {
+            Observation::Dead { event, handler, attempt, error, .. } => (event, handler, attempt, How::Dead { error }),
+            Observation::Expired { event, handler, .. } => {
                 return self.line(None, event.0, &pad("expired"), &handler, "before its first attempt");
             }
             // The daemon's daily life, which the lines about the events show well enough.

@@ -19,6 +19,11 @@ fn the_effective_configuration_is_toml_with_every_default() {
         listen = "127.0.0.1:7474"
         callback_url = "https://hooks.example.com/outboxd"
 
+        [traces]
+        endpoint = "http://127.0.0.1:4318/"
+        headers = { Authorization = "***" }
+        sample = 1.0
+
         [handler.account]
         topics = ["account.*"]
         sql = "app.apply_to_account"

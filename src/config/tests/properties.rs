@@ -244,8 +244,12 @@ fn configs() -> impl Strategy<Value = Config> {
     let handlers = prop::collection::vec(handlers(), 0..4);
     let flows = prop::collection::vec(flows(), 0..3);
     let (schedules, alerts) = (prop::collection::vec(schedules(), 0..3), prop::collection::vec(alerts(), 0..3));
+    let traces = ("https?://[a-z]{1,8}(:80[0-9]{2})?(/[a-z$]{1,8})?", 0.0f64..=1.0).prop_map(|(endpoint, sample)| {
+        TracesConfig { endpoint: reqwest::Url::parse(&endpoint).unwrap(), headers: BTreeMap::new(), sample }
+    });
+    let daemon = (daemon, prop::option::of(traces));
     let parts = (daemon, callback_url, handlers, flows, schedules, alerts);
-    parts.prop_map(|(mut daemon, url, mut handlers, mut flows, mut schedules, mut alerts)| {
+    parts.prop_map(|((mut daemon, traces), url, mut handlers, mut flows, mut schedules, mut alerts)| {
         alerts.sort_by(|a, b| a.name.cmp(&b.name));
         alerts.dedup_by(|a, b| a.name == b.name);
         schedules.sort_by(|a, b| a.name.cmp(&b.name));
@@ -269,7 +273,7 @@ fn configs() -> impl Strategy<Value = Config> {
                 undo.delivery.callback &= !nowhere;
             }
         }
-        Config { daemon, handlers, flows, schedules, alerts }
+        Config { daemon, traces, handlers, flows, schedules, alerts }
     })
 }
 
@@ -298,7 +302,7 @@ proptest! {
             prop::sample::select(vec![
                 "[", "]", "[[", "]]", "{", "}", "=", ".", ",", "\n", " ", "\"", "'", "\"\"\"", "'''", "#", "é", "1", "5s",
                 "handler", "daemon", "a", "topics", "http", "url", "secret", "headers", "retry", "base", "timeout", "env",
-                "backoff", "ordered", "on_dead_key", "on_dead", "record", "breaker", "max_timeout", "rate", "true", "poll", "callback", "callback_url", "on_done", "flow", "[flow.f]\n", "on", "step", "[flow.f.step.s]\n", "after", "compensate", "when", "schedule", "[schedule.s]\n", "cron", "\"* * * * *\"", "topic", "payload",
+                "backoff", "ordered", "on_dead_key", "on_dead", "record", "breaker", "max_timeout", "rate", "true", "poll", "callback", "callback_url", "on_done", "flow", "[flow.f]\n", "on", "step", "[flow.f.step.s]\n", "after", "compensate", "when", "schedule", "[schedule.s]\n", "[traces]\n", "endpoint", "sample", "0.5", "cron", "\"* * * * *\"", "topic", "payload",
                 "command", "sql", "\"x\"", "[handler.a]\n", "topics = [\"x\"]\n", "${", "$", "allow", "\"{key}\"", "\"http://{\"", "${file:/",
             ]),
             0..60,

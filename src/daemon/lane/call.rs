@@ -134,7 +134,7 @@ impl Lane {
         if stage == Stage::Recording {
             self.recording += 1;
         } else {
-            steps.push(delivery.start(ticket, now));
+            steps.push(delivery.start(ticket, now, &self.of));
         }
     }
 
@@ -192,7 +192,7 @@ impl Lane {
         match delivery.batch {
             None => {
                 self.recording -= 1;
-                steps.push(delivery.start(ticket, now));
+                steps.push(delivery.start(ticket, now, &self.of));
             }
             Some(id) => {
                 delivery.stage = Stage::Running;
@@ -217,7 +217,7 @@ impl Lane {
         for &ticket in &batch.deliveries {
             // One may have been cancelled while rows were written.
             if let Some(delivery) = self.deliveries.get_mut(&ticket).filter(|delivery| delivery.runs()) {
-                starts.push(delivery.start_of(ticket, now));
+                starts.push(delivery.start_of(ticket, now, &self.of));
             }
         }
         if !starts.is_empty() {

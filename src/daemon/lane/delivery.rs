@@ -5,11 +5,13 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use super::super::spans::{self, Begun, Queued};
 use super::super::write::{Ticket, Write};
 use super::call::BatchId;
 use crate::event::{Event, EventId, KeyHash};
 use crate::outcome::{Asked, Fault, Settlement};
 use crate::store::log::Logged;
+use crate::trace::{Trace, TraceId, Traced};
 
 /// One delivery the lane holds.
 #[expect(clippy::struct_excessive_bools, reason = "each is asked by itself, and they do not exclude each other")]
@@ -39,9 +41,23 @@ pub(super) struct Delivery {
     pub(super) began: Option<Instant>,
     /// When it came here.
     pub(super) since: Instant,
+    /// When it was due, if it came from `outbox.open`.
+    pub(super) due_at: Option<Instant>,
+    /// Its event's, or the one that begins with that if spans are exported.
+    pub(super) trace: Option<Trace>,
+    /// Where the spans of its attempt belong.
+    pub(super) own_trace: Option<Trace>,
     /// The batch it was handed over in.
     pub(super) batch: Option<BatchId>,
     pub(super) stage: Stage,
+}
+
+/// What a delivery must know of its lane to begin.
+#[derive(Debug)]
+pub(super) struct OfLane {
+    pub(super) handler: Arc<str>,
+    /// Spans are exported.
+    pub(super) traced: Option<Traced>,
 }
 
 /// How far a delivery is in the lane.
@@ -68,12 +84,15 @@ pub struct Start {
     /// Of a flow: steps have ended before this term.
     pub begun: bool,
     pub began: Instant,
+    /// Below which span it does its work.
+    pub trace: Option<Trace>,
 }
 
 /// How an attempt was settled, for whoever tells of it.
 #[derive(Debug)]
 pub struct EndedAttempt {
     pub event: EventId,
+    pub trace: Option<TraceId>,
     pub attempt: u32,
     /// `None`: nothing ran.
     pub began: Option<Instant>,
@@ -99,6 +118,9 @@ impl Delivery {
     /// Neither begun nor written.
     pub(super) fn unbegun(event: Arc<Event>, since: Instant) -> Self {
         Self {
+            trace: Trace::of_headers(&event.headers),
+            own_trace: None,
+            due_at: None,
             event,
             window: None,
             priority: 0,
@@ -140,16 +162,26 @@ impl Delivery {
         matches!(self.stage, Stage::Recording | Stage::Running)
     }
 
-    pub(super) fn start(&mut self, ticket: Ticket, began: Instant) -> Step {
-        Step::Start(self.start_of(ticket, began))
+    /// What is told of its attempt when that is settled.
+    pub(super) fn begun(&self, traced: Traced, handler: &str) -> Option<Box<Begun>> {
+        let queued = self.due_at.map_or(Queued::Created(self.event.created_at), Queued::Due);
+        Begun::new(traced, self.trace?, &self.event, handler, queued).map(Box::new)
     }
 
-    pub(super) fn start_of(&mut self, ticket: Ticket, began: Instant) -> Start {
+    pub(super) fn start(&mut self, ticket: Ticket, began: Instant, of: &OfLane) -> Step {
+        Step::Start(self.start_of(ticket, began, of))
+    }
+
+    pub(super) fn start_of(&mut self, ticket: Ticket, began: Instant, of: &OfLane) -> Start {
         self.began = Some(began);
         self.stage = Stage::Running;
+        self.own_trace = of
+            .traced
+            .zip(self.trace)
+            .and_then(|(traced, trace)| spans::own(traced, trace, &self.event, &of.handler, self.attempt));
         let (event, results) = (Arc::clone(&self.event), self.results.clone());
         let (attempt, has_row, begun) = (self.attempt, self.has_row, self.begun);
-        Start { ticket, event, attempt, has_row, results, begun, began }
+        Start { ticket, event, attempt, has_row, results, begun, began, trace: self.own_trace }
     }
 }
 

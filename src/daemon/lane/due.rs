@@ -95,8 +95,9 @@ impl Lane {
     }
 
     fn claimed_one(&mut self, claimed: Claimed, now: Instant, random: f64, steps: &mut Vec<Step>) -> Taken {
-        let Claimed { event, attempt, failures, polls, answer_in, expires_in, results, unanswered, alone, .. } =
-            claimed;
+        let Claimed {
+            event, attempt, failures, polls, answer_in, expires_in, results, unanswered, alone, overdue, ..
+        } = claimed;
         let key = self.keys.as_ref().and(event.key.as_deref()).map(KeyHash::of);
         let ticket = self.insert(Delivery {
             attempt,
@@ -109,6 +110,7 @@ impl Lane {
             claimed: true,
             expires_at: expires_in.map(|left| now + left),
             results: results.map(Arc::new),
+            due_at: now.checked_sub(overdue),
             ..Delivery::unbegun(Arc::new(event), now)
         });
         let mut goes = true;

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use rustc_hash::FxHashMap;
 
 use self::call::{Batch, BatchId};
-use self::delivery::{Delivery, Stage};
+use self::delivery::{Delivery, OfLane, Stage};
 pub use self::delivery::{EndedAttempt, Offer, Start, Step};
 use self::keys::{Keys, Turn};
 use self::rate::Rate;
@@ -32,6 +32,7 @@ use crate::event::{Event, EventId, KeyHash};
 use crate::outcome::{Fault, Outcome, Policies, Settlement, Tried, settle};
 use crate::snapshot::Snapshot;
 use crate::store::registry::Checkpoint;
+use crate::trace::{Trace, Traced};
 
 /// Deliveries a lane holds at most, whatever their state.
 pub const LANE_DELIVERIES_MAX: usize = 4096;
@@ -44,7 +45,7 @@ const RECORD_AFTER: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Lane {
     id: LaneId,
-    handler: Arc<str>,
+    of: OfLane,
     config: DeliveryConfig,
     /// Read and not begun: the higher priority first, then in the order of the log.
     queue: BTreeMap<Reverse<i16>, VecDeque<Ticket>>,
@@ -97,7 +98,7 @@ impl Lane {
     pub fn new(id: LaneId, config: DeliveryConfig, checkpoint: &Checkpoint, held: &[KeyHash], now: Instant) -> Self {
         Self {
             id,
-            handler: Arc::clone(&checkpoint.handler),
+            of: OfLane { handler: Arc::clone(&checkpoint.handler), traced: None },
             keys: config.ordered.map(|_| Keys::new(held)),
             limit: config.rate.map(|rate| Rate::new(rate.per_second(), now)),
             rate: config.retry.rate.map(|rate| Rate::new(rate.into(), now)),
@@ -122,6 +123,13 @@ impl Lane {
             windows: Windows::new(checkpoint.position.clone()),
             finished: checkpoint.finished,
         }
+    }
+
+    /// Spans of its attempts are exported.
+    #[must_use]
+    pub fn traced(mut self, traced: Option<Traced>) -> Self {
+        self.of.traced = traced;
+        self
     }
 
     #[must_use]
@@ -243,13 +251,15 @@ impl Lane {
         let policies = Policies { retry: &self.config.retry, poll: self.config.poll.as_ref() };
         let mut settlement = settle(outcome, tried, policies, random);
         if let Settlement::Done { result, emit } = &mut settlement {
-            let caused = std::mem::take(emit).into_iter().map(|one| one.caused_by(&delivery.event));
+            let own = delivery.own_trace;
+            let caused = std::mem::take(emit).into_iter().map(|one| one.caused_by(&delivery.event, own));
             let told = self.config.on_done.as_ref().and_then(|topic| {
-                emit::of_done(topic, &self.handler, &delivery.event, delivery.attempt, result.as_ref())
+                emit::of_done(topic, &self.of.handler, &delivery.event, delivery.attempt, result.as_ref(), own)
             });
             *emit = caused.chain(told).collect();
         }
         let (event, attempt, began) = (delivery.event.id, delivery.attempt, delivery.began);
+        let trace = delivery.trace.map(|trace| trace.id);
         self.release_slot(ticket, now, steps);
         match settlement {
             Settlement::Retry { after, .. } | Settlement::Snooze { after, .. } | Settlement::Wait { after, .. } => {
@@ -276,7 +286,7 @@ impl Lane {
         } else {
             self.pass(key, now, steps);
         }
-        Some(EndedAttempt { event, attempt, began, verdict, settlement })
+        Some(EndedAttempt { event, trace, attempt, began, verdict, settlement })
     }
 
     /// Running attempts that have lasted: each gets a row, so that SQL shows it and the position can move on.
@@ -356,7 +366,11 @@ impl Lane {
         record.into_iter().chain(passed_on).chain(gathered).chain(due).min()
     }
 
-    fn insert(&mut self, delivery: Delivery) -> Ticket {
+    fn insert(&mut self, mut delivery: Delivery) -> Ticket {
+        if let Some(Traced { installation, sample }) = self.of.traced {
+            let begins = || Trace::derived(&delivery.event.origin(installation), sample);
+            delivery.trace = Some(delivery.trace.unwrap_or_else(begins));
+        }
         let ticket = Ticket { lane: self.id, number: self.next_ticket };
         self.next_ticket += 1;
         self.bytes += delivery.event.weight();
@@ -377,10 +391,13 @@ impl Lane {
 
     fn write(&self, ticket: Ticket, ended: Ended, now: Instant) -> Option<Step> {
         let delivery = self.deliveries.get(&ticket)?;
+        let spans = self.of.traced.filter(|_| ended.ends_attempt() && delivery.began.is_some());
         Some(Step::Write(Write {
             ticket,
             event: delivery.event.id,
-            handler: Arc::clone(&self.handler),
+            trace: delivery.trace.map(|trace| trace.id),
+            spans: spans.and_then(|traced| delivery.begun(traced, &self.of.handler)),
+            handler: Arc::clone(&self.of.handler),
             attempt: delivery.attempt,
             failures: delivery.failures,
             asked: match ended {

@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::UnboundedSender;
 
+use super::super::export::Tracer;
+use super::super::spans::Settled;
 use super::super::write::{Ended, Fate, Ticket, Write};
 use super::batch::write;
 use super::{AGAIN_MIN, Reply, wait};
@@ -24,6 +26,7 @@ pub(super) struct Outcomes<'a> {
     store: &'a Store,
     replies: &'a UnboundedSender<Reply>,
     observer: &'a Observer,
+    tracer: Option<&'a Tracer>,
     /// In the order in which they came. The lanes bound them.
     locked: VecDeque<Write>,
     /// Their handlers.
@@ -32,9 +35,14 @@ pub(super) struct Outcomes<'a> {
 }
 
 impl<'a> Outcomes<'a> {
-    pub(super) fn new(store: &'a Store, replies: &'a UnboundedSender<Reply>, observer: &'a Observer) -> Self {
+    pub(super) fn new(
+        store: &'a Store,
+        replies: &'a UnboundedSender<Reply>,
+        observer: &'a Observer,
+        tracer: Option<&'a Tracer>,
+    ) -> Self {
         let (locked, handlers) = (VecDeque::new(), HashSet::new());
-        Self { store, replies, observer, locked, handlers, again_at: Instant::now() }
+        Self { store, replies, observer, tracer, locked, handlers, again_at: Instant::now() }
     }
 
     /// When those that are locked are to be tried again. Never, if there are none.
@@ -71,6 +79,12 @@ impl<'a> Outcomes<'a> {
                     (write.ticket, if refused.contains(&index) { write.ended.refused() } else { write.ended.fate() })
                 };
                 self.tell_written(writes.iter().enumerate().map(fate).collect());
+                if let Some(tracer) = self.tracer {
+                    let now = Instant::now();
+                    for (index, write) in writes.into_iter().enumerate() {
+                        tell_spans(tracer, write, refused.contains(&index), now);
+                    }
+                }
                 Ok(())
             }
             Err(error) if error.is_refusal() => self.one_by_one(writes).await,
@@ -91,6 +105,9 @@ impl<'a> Outcomes<'a> {
             match patiently!(self.observer, write(self.store, std::slice::from_ref(&one)), Error::is_passing) {
                 Ok(refused) if refused.is_empty() => {
                     self.tell_written(vec![(one.ticket, one.ended.fate())]);
+                    if let Some(tracer) = self.tracer {
+                        tell_spans(tracer, one, false, Instant::now());
+                    }
                     continue;
                 }
                 Ok(_) => self.tell_refused(&one),
@@ -106,6 +123,9 @@ impl<'a> Outcomes<'a> {
                 Err(error) => return Err(error),
             }
             self.tell_written(vec![(one.ticket, one.ended.refused())]);
+            if let Some(tracer) = self.tracer {
+                tell_spans(tracer, one, true, Instant::now());
+            }
         }
         Ok(())
     }
@@ -118,8 +138,8 @@ impl<'a> Outcomes<'a> {
 
     async fn bury(&self, one: &Write, error: &Error) -> Result<(), Error> {
         let text = excerpt(&error.to_string());
-        let (event, handler) = (one.event, Arc::clone(&one.handler));
-        self.observer.tell(&Observation::Unwritable { event, handler, error: text.clone() });
+        let Write { event, handler, attempt, trace, .. } = one.clone();
+        self.observer.tell(&Observation::Unwritable { event, handler, attempt, trace, error: text.clone() });
         let failure = Failure::new(format!("its outcome could not be written: {text}"));
         let dead = [Write { ended: Ended::Settled(Settlement::Dead { failure }), ..one.clone() }];
         match patiently!(self.observer, write(self.store, &dead), Error::is_passing) {
@@ -130,8 +150,8 @@ impl<'a> Outcomes<'a> {
     }
 
     fn tell_refused(&self, write: &Write) {
-        let Write { event, handler, attempt, .. } = write;
-        self.observer.tell(&Observation::Refused { event: *event, handler: Arc::clone(handler), attempt: *attempt });
+        let &Write { event, ref handler, attempt, trace, .. } = write;
+        self.observer.tell(&Observation::Refused { event, handler: Arc::clone(handler), attempt, trace });
     }
 
     fn tell_written(&self, written: Vec<(Ticket, Fate)>) {
@@ -139,4 +159,22 @@ impl<'a> Outcomes<'a> {
         // Nobody listens any more when the term is over; then nobody needs the answer.
         let _ = self.replies.send(Reply::Written(written));
     }
+}
+
+/// Tells of the attempt that this has settled, if its trace wants to know.
+fn tell_spans(tracer: &Tracer, write: Write, refused: bool, written: Instant) {
+    let (Some(begun), Some(began)) = (write.spans, write.began) else { return };
+    let (outcome, error) = write.ended.outcome();
+    tracer.tell(Settled {
+        begun: *begun,
+        event: write.event,
+        handler: write.handler,
+        attempt: write.attempt,
+        began,
+        ended: write.at,
+        written,
+        outcome,
+        error: error.map(ToOwned::to_owned),
+        refused,
+    });
 }

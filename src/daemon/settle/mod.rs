@@ -13,6 +13,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
 use self::locked::Outcomes;
 use super::beat::Beats;
+use super::export::Tracer;
 use super::write::{Fate, Ticket, Write};
 use crate::event::EventId;
 use crate::observe::{Observation, Observer};
@@ -105,10 +106,11 @@ pub async fn run(
     mut requests: UnboundedReceiver<Request>,
     replies: UnboundedSender<Reply>,
     observer: Observer,
+    tracer: Option<Tracer>,
 ) -> Result<(), Error> {
     let mut waiting = Vec::with_capacity(BATCH_MAX);
     let mut gather_until = Instant::now();
-    let mut outcomes = Outcomes::new(store, &replies, &observer);
+    let mut outcomes = Outcomes::new(store, &replies, &observer, tracer.as_ref());
     loop {
         let received = tokio::select! {
             received = requests.recv_many(&mut waiting, BATCH_MAX) => Some(received),

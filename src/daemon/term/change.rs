@@ -13,6 +13,7 @@ use super::{Ears, End, LAST_WRITES, Slot, Term};
 use crate::config::DeliveryConfig;
 use crate::observe::Observation;
 use crate::store::registry::{Beginning, Checkpoint, Limits};
+use crate::trace::Traced;
 
 impl Slot {
     pub(super) fn checkpoint(&self) -> Checkpoint {
@@ -37,7 +38,9 @@ impl Term<'_> {
         let id = LaneId(self.next_lane);
         self.next_lane += 1;
         let Beginning { checkpoint, pause, limits, broken, held } = beginning;
-        let mut lane = Lane::new(id, limited(&spec.delivery, *limits), checkpoint, held, now);
+        let traced = self.context.tracer.as_ref();
+        let traced = traced.map(|tracer| Traced { installation: self.installation, sample: tracer.sample });
+        let mut lane = Lane::new(id, limited(&spec.delivery, *limits), checkpoint, held, now).traced(traced);
         if matches!(spec.part, Part::Flow(_)) {
             lane = lane.of_flow();
             self.has_flows = true;

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use super::super::context::Part;
 use super::super::lane::{EndedAttempt, Start, Step};
 use super::super::settle::Request;
-use super::super::write::{Ended, Fate, LaneId, Ticket};
+use super::super::write::{Ended, Fate, LaneId, Ticket, Write};
 use super::{PULSE_EVERY, Term};
 use crate::event::{Attempt, EventId, Heartbeats};
 use crate::observe::Observation;
@@ -23,17 +23,7 @@ impl Term<'_> {
                 Step::Start(start) => self.start_attempt(start),
                 Step::StartBatch(starts) => self.start_batch(starts),
                 Step::Write(write) => {
-                    let (event, handler) = (write.event, &write.handler);
-                    match write.ended {
-                        Ended::Expired => {
-                            self.context.observer.tell(&Observation::Expired { event, handler: Arc::clone(handler) });
-                        }
-                        Ended::Merged { into } => {
-                            let handler = Arc::clone(handler);
-                            self.context.observer.tell(&Observation::Merged { event, handler, into });
-                        }
-                        _ => {}
-                    }
+                    self.tell_taken(&write);
                     self.request(Request::Write(write));
                 }
                 Step::Lasts(ticket) => self.stop_instance(ticket),
@@ -41,6 +31,18 @@ impl Term<'_> {
             }
         }
         self.runner.go();
+    }
+
+    /// What becomes of a delivery without an outcome of its own is told when it is known.
+    fn tell_taken(&self, write: &Write) {
+        let &Write { event, ref handler, attempt, trace, ref ended, .. } = write;
+        let handler = || Arc::clone(handler);
+        self.context.observer.tell(&match *ended {
+            Ended::Expired => Observation::Expired { event, handler: handler(), attempt, trace },
+            Ended::Merged { into } => Observation::Merged { event, handler: handler(), trace, into },
+            Ended::Cancelled => Observation::Cancelled { event, handler: handler(), attempt, trace },
+            _ => return,
+        });
     }
 
     fn start_attempt(&mut self, start: Start) {
@@ -92,6 +94,7 @@ impl Term<'_> {
             installation: self.installation,
             callback,
             results: start.results,
+            trace: start.trace,
             heartbeats,
         })
     }
@@ -122,7 +125,7 @@ impl Term<'_> {
 
     fn tell_ended(&self, id: LaneId, ended: EndedAttempt, now: Instant) {
         let Some(slot) = self.slots.get(&id) else { return };
-        let EndedAttempt { event, attempt, began, settlement, .. } = ended;
+        let EndedAttempt { event, trace, attempt, began, settlement, .. } = ended;
         let handler = Arc::clone(&slot.spec.name);
         let ran = began.map_or(Duration::ZERO, |began| now - began);
         if let (Some(series), Some(_)) = (&slot.series, began) {
@@ -130,23 +133,23 @@ impl Term<'_> {
         }
         self.context.observer.tell(&match settlement {
             Settlement::Done { .. } | Settlement::Committed { .. } => {
-                Observation::Done { event, handler, attempt, ran }
+                Observation::Done { event, handler, attempt, trace, ran }
             }
             Settlement::Retry { after, failure, spent, .. } => {
                 let outcome = failed_as(spent);
-                Observation::Retrying { event, handler, attempt, outcome, after, error: failure.error }
+                Observation::Retrying { event, handler, attempt, trace, outcome, after, error: failure.error }
             }
-            Settlement::Snooze { after, .. } => Observation::Snoozed { event, handler, attempt, after },
+            Settlement::Snooze { after, .. } => Observation::Snoozed { event, handler, attempt, trace, after },
             Settlement::Wait { after, asked } => {
                 let timeout = asked.left.unwrap_or(after);
-                Observation::Waiting { event, handler, attempt, timeout }
+                Observation::Waiting { event, handler, attempt, trace, timeout }
             }
             Settlement::Pause { failure } => {
                 let (outcome, after) = ("paused", Duration::ZERO);
-                Observation::Retrying { event, handler, attempt, outcome, after, error: failure.error }
+                Observation::Retrying { event, handler, attempt, trace, outcome, after, error: failure.error }
             }
-            Settlement::Lost => Observation::Refused { event, handler, attempt },
-            Settlement::Dead { failure } => Observation::Dead { event, handler, attempt, error: failure.error },
+            Settlement::Lost => Observation::Refused { event, handler, attempt, trace },
+            Settlement::Dead { failure } => Observation::Dead { event, handler, attempt, trace, error: failure.error },
         });
     }
 
@@ -258,13 +261,11 @@ impl Term<'_> {
         let Some((&id, slot)) = self.slots.iter_mut().find(named) else { return };
         let mut steps = Vec::new();
         let running = slot.lane.cancel(event, now, &mut steps);
-        let handler = Arc::clone(&slot.spec.name);
         for (ticket, began) in running {
             self.runner.cancel(&ticket);
             if let Some(began) = began {
                 self.withdrawn(id, began);
             }
-            self.context.observer.tell(&Observation::Cancelled { event, handler: Arc::clone(&handler) });
         }
         self.take(steps);
     }

@@ -17,6 +17,7 @@ use crate::event::{Event, EventId};
 use crate::flow::{Course, Next};
 use crate::observe::Observation;
 use crate::outcome::{Outcome, Settlement};
+use crate::trace::Trace;
 
 /// Instances begin so far ahead of a first step at least, or twice as many as it has slots.
 const AHEAD_MIN: usize = 64;
@@ -229,8 +230,13 @@ impl Term<'_> {
         match here {
             Some(ticket) => {
                 let told = |instance: &mut Instance| std::mem::replace(&mut instance.cancelled, true);
-                if self.flows.instances.get_mut(&ticket).is_some_and(|instance| !told(instance)) {
-                    self.context.observer.tell(&Observation::Cancelled { event, handler: flow.into() });
+                if let Some(instance) = self.flows.instances.get_mut(&ticket)
+                    && !told(instance)
+                {
+                    let trace = Trace::of_headers(&instance.event.headers).map(|trace| trace.id);
+                    // One that is in memory has not been tried before.
+                    let (handler, attempt) = (flow.into(), 1);
+                    self.context.observer.tell(&Observation::Cancelled { event, handler, attempt, trace });
                 }
                 self.stop_instance(ticket);
             }

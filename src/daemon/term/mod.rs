@@ -203,8 +203,8 @@ pub(super) async fn lead(
     let (answers, replies) = unbounded_channel();
     let (teller, news) = unbounded_channel();
     let mut settler = JoinSet::new();
-    let (leader, observer) = (links.leader, context.observer.clone());
-    settler.spawn(async move { settle::run(&leader, queue, answers, observer).await });
+    let (leader, observer, tracer) = (links.leader, context.observer.clone(), context.tracer.clone());
+    settler.spawn(async move { settle::run(&leader, queue, answers, observer, tracer).await });
     let (specs, handlers) = links.handlers;
     let mut ears = Ears { wake: links.wake, replies, news, settler, handlers, stop };
     let now = Instant::now();

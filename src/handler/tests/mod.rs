@@ -38,6 +38,7 @@ fn attempt(event: Event) -> Attempt {
         installation: "0b0c6a3e-2f0b-4a7e-9c55-0d9f3f5f1a11".parse().unwrap(),
         callback: None,
         results: None,
+        trace: None,
         heartbeats: Heartbeats::default(),
     }
 }

@@ -51,6 +51,9 @@ pub fn config(bytes: &[u8]) {
 fn hidden(mut config: Config) -> Config {
     let secret = || Secret::new("***".to_owned());
     config.daemon.database_url = config.daemon.database_url.map(|_| secret());
+    if let Some(traces) = &mut config.traces {
+        traces.headers.values_mut().for_each(|value| *value = secret());
+    }
     for handler in &mut config.handlers {
         match &mut handler.kind {
             Kind::Http(http) => {

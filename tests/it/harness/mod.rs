@@ -13,6 +13,7 @@ mod scrape;
 mod server;
 #[cfg(target_os = "linux")]
 mod shim;
+mod spans;
 mod systemd;
 pub(crate) mod workload;
 
@@ -32,6 +33,7 @@ pub(crate) use scrape::{Scrape, get, scrape};
 pub(crate) use server::{Programs, Server};
 #[cfg(target_os = "linux")]
 pub(crate) use shim::Shim;
+pub(crate) use spans::{Collector, Mood, attribute, id};
 pub(crate) use systemd::NotifySocket;
 
 /// The longest a fact may take to come true on a machine that is busy with other things.

@@ -98,8 +98,16 @@ impl Process {
     }
 
     /// Starts a daemon whose command line and environment are given.
-    pub(crate) fn start(mut command: Command) -> Self {
-        let mut child = command.env("RUST_LOG", "info,outboxd=debug").stderr(Stdio::piped()).spawn().unwrap();
+    pub(crate) fn start(command: Command) -> Self {
+        Self::start_at(command, Some("info,outboxd=debug"))
+    }
+
+    /// The same with this for `RUST_LOG`, or without it.
+    pub(crate) fn start_at(mut command: Command, level: Option<&str>) -> Self {
+        if let Some(level) = level {
+            command.env("RUST_LOG", level);
+        }
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let log = Arc::new(Mutex::new(Vec::new()));
         let (kept, stderr) = (Arc::clone(&log), child.stderr.take().unwrap());
         tokio::spawn(async move {

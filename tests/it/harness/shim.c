@@ -1,19 +1,23 @@
-/* Preloaded into a process of a test: a clock that a test moves, and a disk that a test fills.
+/* Preloaded into a process of a test: a clock that a test moves, a disk that a test fills, and a journal that a test reads.
  *
  * Two files of eight bytes, mapped: OUTBOXD_TEST_CLOCK says by how many seconds the wall clock is wrong (the monotonic
  * clock is left alone, as it is when an administrator sets the time), and OUTBOXD_TEST_DISK, when it is not 0, that no
- * file can grow: what is there can be written again, as on a disk that is full. */
+ * file can grow: what is there can be written again, as on a disk that is full. OUTBOXD_TEST_JOURNAL is a socket that gets what
+ * is meant for systemd's journal. */
 
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
 #include <stdint.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
 #include <sys/uio.h>
+#include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -112,4 +116,17 @@ int posix_fallocate(int file, off_t at, off_t size)
 int posix_fallocate64(int file, off_t at, off_t size)
 {
     return posix_fallocate(file, at, size);
+}
+
+ssize_t sendto(int socket, const void *bytes, size_t size, int flags, const struct sockaddr *to, socklen_t length)
+{
+    const char *journal = getenv("OUTBOXD_TEST_JOURNAL");
+    struct sockaddr_un other = { .sun_family = AF_UNIX };
+    if (journal && to && to->sa_family == AF_UNIX && strlen(journal) < sizeof other.sun_path
+        && strcmp(((const struct sockaddr_un *) to)->sun_path, "/run/systemd/journal/socket") == 0) {
+        strcpy(other.sun_path, journal);
+        to = (const struct sockaddr *) &other;
+        length = sizeof other;
+    }
+    return syscall(SYS_sendto, socket, bytes, size, (long) flags, to, (long) length);
 }

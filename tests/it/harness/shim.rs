@@ -1,4 +1,4 @@
-//! A clock that a test moves and a disk that a test fills, for a process of its own: a library in C, preloaded.
+//! A clock that a test moves, a disk that a test fills and a journal that a test reads, for a process of its own: a library in C, preloaded.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -37,6 +37,11 @@ impl Shim {
     /// The environment of a process that is to have it.
     pub(crate) fn environment(&self) -> [(&str, &Path); 3] {
         [("LD_PRELOAD", &self.library), ("OUTBOXD_TEST_CLOCK", &self.clock), ("OUTBOXD_TEST_DISK", &self.disk)]
+    }
+
+    /// The environment of a process whose journal is this socket.
+    pub(crate) fn journal<'a>(&'a self, socket: &'a Path) -> [(&'a str, &'a Path); 2] {
+        [("LD_PRELOAD", &self.library), ("OUTBOXD_TEST_JOURNAL", socket)]
     }
 
     /// The wall clock goes wrong by so many seconds, at once.
