@@ -194,6 +194,23 @@ BEGIN
 END
 $$;
 
+-- Refuses what is no topic pattern; null is none, and lets everything pass.
+CREATE FUNCTION outbox.check_patterns(topics text[]) RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    wrong text := (SELECT t FROM unnest(topics) AS t
+                   WHERE t !~ '^([A-Za-z0-9_:-]+|\*|#)(\.([A-Za-z0-9_:-]+|\*|#))*$' OR octet_length(t) > 255 LIMIT 1);
+BEGIN
+    IF wrong IS NOT NULL THEN
+        RAISE invalid_parameter_value USING
+            MESSAGE = format('%L is not a topic pattern', wrong),
+            HINT = 'Words of letters, digits, _, : and -, separated by dots, 255 bytes at most; "*" is one word, "#" any number of words.';
+    END IF;
+END
+$$;
+
 -- The dead deliveries that fit: of a handler, of topics ("*" is one word, "#" any number of words), given up within a time,
 -- with a text in their last error. The longest dead first.
 CREATE FUNCTION outbox.dead_letters(
@@ -205,11 +222,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 #variable_conflict use_column
 BEGIN
-    IF dead_letters.topic !~ '^([A-Za-z0-9_:-]+|\*|#)(\.([A-Za-z0-9_:-]+|\*|#))*$' THEN
-        RAISE invalid_parameter_value USING
-            MESSAGE = format('%L is not a topic pattern', dead_letters.topic),
-            HINT = 'Words of letters, digits, _, : and -, separated by dots; "*" is one word, "#" any number of words.';
-    END IF;
+    PERFORM outbox.check_patterns(ARRAY[dead_letters.topic]);
     RETURN QUERY
     SELECT o.* FROM outbox.open o
     -- A flow is dead by its steps.
@@ -357,6 +370,7 @@ BEGIN
             MESSAGE = format('%L is not a handler that events can be replayed to', replay.handler),
             HINT = 'A flow begins with an event: publish it again.';
     END IF;
+    PERFORM outbox.check_patterns(ARRAY[replay.topic]);
     IF replay.per_second <= 0 OR replay.per_second > 1e6 THEN
         RAISE invalid_parameter_value USING
             MESSAGE = format('per_second is %s; it must be above 0 and at most 1,000,000', replay.per_second);

@@ -68,7 +68,7 @@ BEGIN
     -- The default partitions, which somebody looks into who wants to know whether they are used.
     GRANT SELECT ON outbox.event_default, outbox.done_default TO outbox_reader, outbox_operator, outbox_daemon;
     GRANT SELECT ON ALL SEQUENCES IN SCHEMA outbox TO outbox_reader, outbox_operator, outbox_daemon;
-    GRANT EXECUTE ON FUNCTION outbox.related, outbox.dead_letters, outbox.topic_regex, outbox.partitions, outbox.has_ended, outbox.wait_for,
+    GRANT EXECUTE ON FUNCTION outbox.related, outbox.dead_letters, outbox.check_patterns, outbox.topic_regex, outbox.partitions, outbox.has_ended, outbox.wait_for,
                               outbox.caller
     TO outbox_reader, outbox_operator;
 
@@ -101,17 +101,16 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 #variable_conflict use_variable
 DECLARE
+    may     boolean;
     allowed text;
 BEGIN
-    IF EXISTS (
-        SELECT FROM outbox.publish_right r
-        WHERE (topic || '.') ~ r.topic_regex
-          AND CASE WHEN to_regrole(quote_ident(r.role)) IS NULL THEN false ELSE pg_has_role(check_publish.role, r.role::name, 'USAGE') END
-    ) THEN
+    SELECT bool_or((topic || '.') ~ r.topic_regex), string_agg(array_to_string(r.topics, ', '), ', ' ORDER BY r.role) INTO may, allowed
+    FROM outbox.publish_right r
+    -- One that was dropped has no members, and to ask for them is an error.
+    WHERE CASE WHEN to_regrole(quote_ident(r.role)) IS NULL THEN false ELSE pg_has_role(check_publish.role, r.role::name, 'USAGE') END;
+    IF may THEN
         RETURN true;
     END IF;
-    SELECT string_agg(array_to_string(r.topics, ', '), ', ' ORDER BY r.role) INTO allowed FROM outbox.publish_right r
-    WHERE CASE WHEN to_regrole(quote_ident(r.role)) IS NULL THEN false ELSE pg_has_role(check_publish.role, r.role::name, 'USAGE') END;
     RAISE insufficient_privilege USING
         MESSAGE = format('role %I may not publish topic %L', check_publish.role, topic),
         DETAIL = format('It may publish: %s.', coalesce(allowed, 'nothing')),
@@ -126,15 +125,11 @@ SET search_path = pg_catalog, pg_temp
 SET lock_timeout = '2s'
 AS $$
 #variable_conflict use_column
-DECLARE
-    wrong text := (SELECT t FROM unnest(allow_publish.topics) AS t
-                   WHERE t IS NULL OR t !~ '^([A-Za-z0-9_:-]+|\*|#)(\.([A-Za-z0-9_:-]+|\*|#))*$' OR octet_length(t) > 255 LIMIT 1);
 BEGIN
-    IF wrong IS NOT NULL OR cardinality(allow_publish.topics) = 0 THEN
-        RAISE invalid_parameter_value USING
-            MESSAGE = format('%L is not a topic pattern', wrong),
-            HINT = 'Words of letters, digits, _, : and -, separated by dots, 255 bytes at most; "*" is one word, "#" any number of words.';
+    IF array_position(allow_publish.topics, NULL) IS NOT NULL THEN
+        RAISE null_value_not_allowed USING MESSAGE = 'a topic pattern is null; name the topics, or GRANT outbox_producer for every topic';
     END IF;
+    PERFORM outbox.check_patterns(allow_publish.topics);
     IF to_regrole(quote_ident(allow_publish.role)) IS NULL THEN
         RAISE undefined_object USING MESSAGE = format('role %I does not exist', allow_publish.role);
     END IF;
@@ -172,8 +167,8 @@ BEGIN
         RETURN false;
     END IF;
     IF to_regrole(quote_ident(forbid_publish.role)) IS NOT NULL THEN
+        -- Of the columns, too.
         EXECUTE format('REVOKE ALL ON outbox.event FROM %I', forbid_publish.role);
-        EXECUTE format('REVOKE INSERT (topic, key, payload, headers, dedup_key, due_at, expires_at, priority), SELECT (id) ON outbox.event FROM %I', forbid_publish.role);
         EXECUTE format('REVOKE EXECUTE ON FUNCTION outbox.publish, outbox.dedup_holder FROM %I', forbid_publish.role);
     END IF;
     PERFORM outbox.note('forbid_publish', NULL, NULL, NULL, 'role', forbid_publish.role);

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::time::timeout;
 
 use super::context::Context;
+use super::look::{Failed, Look};
 use crate::config::{AlertConfig, Condition};
 use crate::metrics::{Metrics, Standing};
 use crate::observe::Observation;
@@ -23,35 +24,14 @@ type Subject = (Arc<str>, Arc<str>);
 
 /// Works until it is dropped.
 pub(super) async fn run(context: &Context) {
-    let mut watched = context.alerts.clone();
+    let mut looking = Look::new("alerts", "looking whether to alert", context.alerts.clone());
     let mut watch = Watch::default();
-    let mut session = None;
     loop {
-        let alerts = Arc::clone(&watched.borrow_and_update());
-        let looked = timeout(LOOK_MAX, look(context, &alerts, &mut watch, &mut session)).await;
-        let failed = match looked {
-            Ok(Ok(())) => None,
-            Ok(Err(error)) => Some(error.to_string()),
-            Err(_) => Some("PostgreSQL did not answer in time".to_owned()),
-        };
+        let alerts = looking.wanted();
+        let looked = timeout(LOOK_MAX, look(context, &alerts, &mut watch, &mut looking)).await;
         // What was raised by an alert that has gone is cleared by the look above; without alerts there is nothing more to look at.
-        let is_over = failed.is_none() && alerts.is_empty();
-        if is_over || failed.is_some() {
-            session = None;
-        }
-        if let Some(error) = failed {
-            context.observer.tell(&Observation::Hiccup { doing: "looking whether to alert", error });
-        }
-        let rest = async {
-            if is_over {
-                std::future::pending::<()>().await;
-            }
-            tokio::time::sleep(LOOK_EVERY).await;
-        };
-        tokio::select! {
-            () = rest => {}
-            changed = watched.changed() => if changed.is_err() { std::future::pending::<()>().await },
-        }
+        let pause = (!alerts.is_empty()).then_some(LOOK_EVERY);
+        looking.rest(context, looked.map(|looked| looked.map(|()| pause))).await;
     }
 }
 
@@ -59,12 +39,9 @@ async fn look(
     context: &Context,
     alerts: &[AlertConfig],
     watch: &mut Watch,
-    session: &mut Option<Store>,
-) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    let store = match session {
-        Some(store) => store,
-        None => session.insert(Store::new(context.target.connect("alerts").await?)),
-    };
+    looking: &mut Look<AlertConfig>,
+) -> Result<(), Failed> {
+    let store = looking.store(context).await?;
     let raised = store.raised_alerts().await?;
     if alerts.is_empty() && raised.is_empty() {
         return Ok(());

@@ -179,10 +179,9 @@ async fn stand_by(context: &Context, store: &Store) -> Result<(), LeadError> {
         if let Some(leader) = store.leader().await? {
             let holder = Holder { pid: leader.pid, role: leader.role };
             if !leader.may_lead {
-                // It does not lead, it is in the way.
-                if !stranger.end(context, store, &holder).await? {
-                    tokio::time::sleep(TRY_EVERY).await;
-                }
+                // It does not lead, it is in the way. What is ended takes a moment to be gone.
+                let ended = stranger.end(context, store, &holder).await?;
+                tokio::time::sleep(if ended { EARLIER_TAIL_PAUSE } else { TRY_EVERY }).await;
                 continue;
             }
             if told != Some(leader.pid) {

@@ -16,6 +16,7 @@ mod health;
 mod janitor;
 pub mod lane;
 mod leader;
+mod look;
 mod port;
 mod read;
 mod retention;

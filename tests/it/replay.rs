@@ -118,6 +118,9 @@ async fn replay_previews_refuses_too_many_and_says_what_it_cannot_do() {
     assert!(code == 1 && told.contains("'order' is not a handler that events can be replayed to"), "{told}");
     let (code, told) = say(&["nobody", "--all"]).await;
     assert!(code == 1 && told.contains("there is no handler nobody"), "{told}");
+    // The verb reads patterns itself; in SQL it is the function that does.
+    let wrong = session.client.batch_execute("SELECT outbox.replay('mail', topic => 'a..b')").await.unwrap_err();
+    assert_eq!(wrong.as_db_error().unwrap().message(), "'a..b' is not a topic pattern");
     assert_eq!(
         text(&session, "SELECT count(*) FROM outbox.done WHERE handler = 'mail'").await,
         "4",

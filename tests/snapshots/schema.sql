@@ -112,7 +112,7 @@ BEGIN
     -- The default partitions, which somebody looks into who wants to know whether they are used.
     GRANT SELECT ON outbox.event_default, outbox.done_default TO outbox_reader, outbox_operator, outbox_daemon;
     GRANT SELECT ON ALL SEQUENCES IN SCHEMA outbox TO outbox_reader, outbox_operator, outbox_daemon;
-    GRANT EXECUTE ON FUNCTION outbox.related, outbox.dead_letters, outbox.topic_regex, outbox.partitions, outbox.has_ended, outbox.wait_for,
+    GRANT EXECUTE ON FUNCTION outbox.related, outbox.dead_letters, outbox.check_patterns, outbox.topic_regex, outbox.partitions, outbox.has_ended, outbox.wait_for,
                               outbox.caller
     TO outbox_reader, outbox_operator;
 
@@ -221,17 +221,13 @@ CREATE FUNCTION outbox.allow_publish(role name, VARIADIC topics text[]) RETURNS 
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET lock_timeout TO '2s'
-    AS $_$
+    AS $$
 #variable_conflict use_column
-DECLARE
-    wrong text := (SELECT t FROM unnest(allow_publish.topics) AS t
-                   WHERE t IS NULL OR t !~ '^([A-Za-z0-9_:-]+|\*|#)(\.([A-Za-z0-9_:-]+|\*|#))*$' OR octet_length(t) > 255 LIMIT 1);
 BEGIN
-    IF wrong IS NOT NULL OR cardinality(allow_publish.topics) = 0 THEN
-        RAISE invalid_parameter_value USING
-            MESSAGE = format('%L is not a topic pattern', wrong),
-            HINT = 'Words of letters, digits, _, : and -, separated by dots, 255 bytes at most; "*" is one word, "#" any number of words.';
+    IF array_position(allow_publish.topics, NULL) IS NOT NULL THEN
+        RAISE null_value_not_allowed USING MESSAGE = 'a topic pattern is null; name the topics, or GRANT outbox_producer for every topic';
     END IF;
+    PERFORM outbox.check_patterns(allow_publish.topics);
     IF to_regrole(quote_ident(allow_publish.role)) IS NULL THEN
         RAISE undefined_object USING MESSAGE = format('role %I does not exist', allow_publish.role);
     END IF;
@@ -256,7 +252,7 @@ BEGIN
     ON CONFLICT (role) DO UPDATE SET topics = excluded.topics, topic_regex = excluded.topic_regex, granted_by = excluded.granted_by, granted_at = now();
     PERFORM outbox.note('allow_publish', NULL, NULL, NULL, 'role', allow_publish.role, 'topics', array_to_string(allow_publish.topics, ', '));
 END
-$_$;
+$$;
 
 -- Name: answer_done(bigint, text, jsonb); Type: FUNCTION; Schema: outbox; Owner: -
 
@@ -605,6 +601,24 @@ BEGIN
 END
 $$;
 
+-- Name: check_patterns(text[]); Type: FUNCTION; Schema: outbox; Owner: -
+
+CREATE FUNCTION outbox.check_patterns(topics text[]) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+DECLARE
+    wrong text := (SELECT t FROM unnest(topics) AS t
+                   WHERE t !~ '^([A-Za-z0-9_:-]+|\*|#)(\.([A-Za-z0-9_:-]+|\*|#))*$' OR octet_length(t) > 255 LIMIT 1);
+BEGIN
+    IF wrong IS NOT NULL THEN
+        RAISE invalid_parameter_value USING
+            MESSAGE = format('%L is not a topic pattern', wrong),
+            HINT = 'Words of letters, digits, _, : and -, separated by dots, 255 bytes at most; "*" is one word, "#" any number of words.';
+    END IF;
+END
+$_$;
+
 -- Name: check_publish(name, text); Type: FUNCTION; Schema: outbox; Owner: -
 
 CREATE FUNCTION outbox.check_publish(role name, topic text) RETURNS boolean
@@ -613,17 +627,16 @@ CREATE FUNCTION outbox.check_publish(role name, topic text) RETURNS boolean
     AS $$
 #variable_conflict use_variable
 DECLARE
+    may     boolean;
     allowed text;
 BEGIN
-    IF EXISTS (
-        SELECT FROM outbox.publish_right r
-        WHERE (topic || '.') ~ r.topic_regex
-          AND CASE WHEN to_regrole(quote_ident(r.role)) IS NULL THEN false ELSE pg_has_role(check_publish.role, r.role::name, 'USAGE') END
-    ) THEN
+    SELECT bool_or((topic || '.') ~ r.topic_regex), string_agg(array_to_string(r.topics, ', '), ', ' ORDER BY r.role) INTO may, allowed
+    FROM outbox.publish_right r
+    -- One that was dropped has no members, and to ask for them is an error.
+    WHERE CASE WHEN to_regrole(quote_ident(r.role)) IS NULL THEN false ELSE pg_has_role(check_publish.role, r.role::name, 'USAGE') END;
+    IF may THEN
         RETURN true;
     END IF;
-    SELECT string_agg(array_to_string(r.topics, ', '), ', ' ORDER BY r.role) INTO allowed FROM outbox.publish_right r
-    WHERE CASE WHEN to_regrole(quote_ident(r.role)) IS NULL THEN false ELSE pg_has_role(check_publish.role, r.role::name, 'USAGE') END;
     RAISE insufficient_privilege USING
         MESSAGE = format('role %I may not publish topic %L', check_publish.role, topic),
         DETAIL = format('It may publish: %s.', coalesce(allowed, 'nothing')),
@@ -651,14 +664,10 @@ $$;
 CREATE FUNCTION outbox.dead_letters(handler text DEFAULT NULL::text, topic text DEFAULT NULL::text, since timestamp with time zone DEFAULT NULL::timestamp with time zone, until timestamp with time zone DEFAULT NULL::timestamp with time zone, error text DEFAULT NULL::text) RETURNS SETOF outbox.open
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
-    AS $_$
+    AS $$
 #variable_conflict use_column
 BEGIN
-    IF dead_letters.topic !~ '^([A-Za-z0-9_:-]+|\*|#)(\.([A-Za-z0-9_:-]+|\*|#))*$' THEN
-        RAISE invalid_parameter_value USING
-            MESSAGE = format('%L is not a topic pattern', dead_letters.topic),
-            HINT = 'Words of letters, digits, _, : and -, separated by dots; "*" is one word, "#" any number of words.';
-    END IF;
+    PERFORM outbox.check_patterns(ARRAY[dead_letters.topic]);
     RETURN QUERY
     SELECT o.* FROM outbox.open o
     -- A flow is dead by its steps.
@@ -670,7 +679,7 @@ BEGIN
       AND (dead_letters.error IS NULL OR position(lower(dead_letters.error) IN lower(o.last_error)) > 0)
     ORDER BY o.n;
 END
-$_$;
+$$;
 
 -- Name: dedup_holder(text, text); Type: FUNCTION; Schema: outbox; Owner: -
 
@@ -970,8 +979,8 @@ BEGIN
         RETURN false;
     END IF;
     IF to_regrole(quote_ident(forbid_publish.role)) IS NOT NULL THEN
+        -- Of the columns, too.
         EXECUTE format('REVOKE ALL ON outbox.event FROM %I', forbid_publish.role);
-        EXECUTE format('REVOKE INSERT (topic, key, payload, headers, dedup_key, due_at, expires_at, priority), SELECT (id) ON outbox.event FROM %I', forbid_publish.role);
         EXECUTE format('REVOKE EXECUTE ON FUNCTION outbox.publish, outbox.dedup_holder FROM %I', forbid_publish.role);
     END IF;
     PERFORM outbox.note('forbid_publish', NULL, NULL, NULL, 'role', forbid_publish.role);
@@ -1499,6 +1508,7 @@ BEGIN
             MESSAGE = format('%L is not a handler that events can be replayed to', replay.handler),
             HINT = 'A flow begins with an event: publish it again.';
     END IF;
+    PERFORM outbox.check_patterns(ARRAY[replay.topic]);
     IF replay.per_second <= 0 OR replay.per_second > 1e6 THEN
         RAISE invalid_parameter_value USING
             MESSAGE = format('per_second is %s; it must be above 0 and at most 1,000,000', replay.per_second);
@@ -4082,6 +4092,10 @@ REVOKE ALL ON FUNCTION outbox.caused_by(event_id bigint, headers jsonb) FROM PUB
 -- Name: FUNCTION change_key_order(); Type: ACL; Schema: outbox; Owner: -
 
 REVOKE ALL ON FUNCTION outbox.change_key_order() FROM PUBLIC;
+
+-- Name: FUNCTION check_patterns(topics text[]); Type: ACL; Schema: outbox; Owner: -
+
+REVOKE ALL ON FUNCTION outbox.check_patterns(topics text[]) FROM PUBLIC;
 
 -- Name: FUNCTION check_publish(role name, topic text); Type: ACL; Schema: outbox; Owner: -
 
