@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 
 use crate::event::Event;
 use crate::topic::{Pattern, TOPIC_BYTES_MAX};
-use crate::trace::{TRACEPARENT, TRACESTATE, Trace};
+use crate::trace::{self, Trace};
 
 /// Events that one success emits at most.
 pub const EMITS_MAX: usize = 100;
@@ -104,17 +104,8 @@ impl Emit {
         let correlation = given.remove(CORRELATION).unwrap_or_else(|| event.id.to_string());
         self.headers.entry(CORRELATION.to_owned()).or_insert(correlation);
         self.headers.insert(CAUSATION.to_owned(), event.id.to_string());
-        if let Some(traceparent) = trace.and_then(|trace| trace.traceparent()) {
-            let app_s = given.insert(TRACEPARENT.to_owned(), traceparent);
-            // Without the trace that it was about it means nothing.
-            if app_s.is_none_or(|given| Trace::parse(&given).is_none()) {
-                given.remove(TRACESTATE);
-            }
-        }
-        for name in [TRACEPARENT, TRACESTATE] {
-            if let Some(value) = given.remove(name) {
-                self.headers.entry(name.to_owned()).or_insert(value);
-            }
+        for (name, value) in trace::context(given, trace) {
+            self.headers.entry(name.to_owned()).or_insert(value);
         }
         self
     }

@@ -6,6 +6,7 @@
 //! Pure: it knows no event, and not where spans go.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fmt;
 
 use ring::digest::{SHA256, digest};
@@ -105,6 +106,21 @@ impl Trace {
         let flags = if self.sampled { SAMPLED } else { 0 };
         self.parent.map(|parent| format!("00-{}-{parent}-{flags:02x}", self.id))
     }
+}
+
+/// What is passed on of the headers of an event: the context that the app gave, or with a span of our own in it.
+pub(crate) fn context(
+    mut given: BTreeMap<String, String>,
+    own: Option<Trace>,
+) -> impl Iterator<Item = (&'static str, String)> {
+    if let Some(traceparent) = own.and_then(|own| own.traceparent()) {
+        let the_apps = given.insert(TRACEPARENT.to_owned(), traceparent);
+        // Without the trace that it was about it means nothing.
+        if the_apps.is_none_or(|given| Trace::parse(&given).is_none()) {
+            given.remove(TRACESTATE);
+        }
+    }
+    [TRACEPARENT, TRACESTATE].into_iter().filter_map(move |name| Some((name, given.remove(name)?)))
 }
 
 impl TraceId {

@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 use super::answer::{self, Fields, quote, read};
 use crate::event::Attempt;
 use crate::outcome::{Failure, Outcome};
-use crate::trace::{TRACEPARENT, TRACESTATE, Trace};
+use crate::trace;
 
 /// What HTTP calls it.
 pub(super) const MEDIA_TYPE: &str = "application/cloudevents-batch+json";
@@ -26,15 +26,7 @@ pub(super) fn source(attempt: &Attempt) -> String {
 
 /// The W3C trace context: what the app gave, or with the attempt's own span in it.
 pub(super) fn trace_context(attempt: &Attempt) -> impl Iterator<Item = (&'static str, String)> {
-    let mut given = attempt.event.headers();
-    if let Some(traceparent) = attempt.trace.and_then(|trace| trace.traceparent()) {
-        let given_before = given.insert(TRACEPARENT.to_owned(), traceparent);
-        // Without the trace that it was about it means nothing.
-        if given_before.is_none_or(|given| Trace::parse(&given).is_none()) {
-            given.remove(TRACESTATE);
-        }
-    }
-    [TRACEPARENT, TRACESTATE].into_iter().filter_map(move |name| Some((name, given.remove(name)?)))
+    trace::context(attempt.event.headers(), attempt.trace)
 }
 
 /// The events of a batch as JSON text.
