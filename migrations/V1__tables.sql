@@ -12,7 +12,7 @@
 -- outbox.open is pending.
 --
 -- Only a delivery that does not simply succeed has a row in outbox.open: it waits for its time (scheduled,
--- retrying), for an answer (waiting) or for an earlier event of its key (blocked), lasts longer than a second
+-- retrying), for an answer (waiting) or for others of its key (blocked), lasts longer than a second
 -- (running) or has been given up (dead). That row carries a copy of the event, so retries and dead letters never
 -- need the log again, and old partitions of the log can be dropped without looking at them.
 --
@@ -191,6 +191,8 @@ CREATE TABLE outbox.handler (
     ordered     text,
     -- Only the latest of those of a key that wait is handed over.
     "coalesce"  boolean     NOT NULL DEFAULT false,
+    -- So many of a key run at the same time, in no order; those that wait for it are blocked. Null: any number.
+    concurrency_per_key integer,
     -- The topics of the events that tell of a delivery that succeeded, and of a dead one.
     on_done     text,
     on_dead     text,
@@ -211,6 +213,8 @@ CREATE TABLE outbox.handler (
     updated_at  timestamptz NOT NULL DEFAULT now(),
     CONSTRAINT ordered_is_block_or_skip CHECK (ordered IN ('block', 'skip')),
     CONSTRAINT what_is_merged_is_ordered_and_skips CHECK (NOT "coalesce" OR ordered = 'skip'),
+    CONSTRAINT concurrency_per_key_is_1_to_1000_and_without_order
+        CHECK (concurrency_per_key IS NULL OR (concurrency_per_key BETWEEN 1 AND 1000 AND ordered IS NULL)),
     CONSTRAINT limit_concurrency_is_1_to_1000 CHECK (limit_concurrency BETWEEN 1 AND 1000),
     CONSTRAINT limit_rate_is_1_to_100000_in_a_second_minute_or_hour
         CHECK (limit_rate ~ '^[1-9][0-9]{0,5}/[smh]$' AND split_part(limit_rate, '/', 1)::integer <= 100000),

@@ -1,4 +1,6 @@
 -- outboxd: the order of keys. Of the rows of one handler and key, one at most has its turn; triggers keep it so, whoever changes a row.
+-- Of a handler without order of which so many of a key run at the same time, nothing of this holds: what waits there is `blocked` until
+-- the leader, which counts what runs, claims it.
 
 -- Whether a row keeps later deliveries of its key from beginning. A delayed event that has not begun does not: it takes its
 -- place when its time has come. `ordered` is the handler's: with 'skip' a dead one lets the others pass.
@@ -56,7 +58,9 @@ DECLARE
     revived boolean := TG_OP = 'UPDATE' AND NEW.state <> 'blocked';
 BEGIN
     IF policy IS NULL THEN
-        NEW.due_at := coalesce(NEW.due_at, clock_timestamp());
+        IF revived OR NOT EXISTS (SELECT FROM outbox.handler h WHERE h.name = NEW.handler AND h.concurrency_per_key IS NOT NULL) THEN
+            NEW.due_at := coalesce(NEW.due_at, clock_timestamp());
+        END IF;
         RETURN NEW;
     END IF;
     LOOP
@@ -140,7 +144,8 @@ CREATE TRIGGER pass_turn_dead AFTER UPDATE OF state ON outbox.open FOR EACH ROW
     WHEN (NEW.key IS NOT NULL AND NEW.state = 'dead' AND OLD.state <> 'dead')
     EXECUTE FUNCTION outbox.pass_turn();
 
--- A handler that keeps the order no more, or lets a dead one be passed from now on: those that nobody holds up any more go on.
+-- A handler that keeps the order no more, or lets a dead one be passed from now on, or does not count any more how many of a key run:
+-- those that nobody holds up any more go on.
 CREATE FUNCTION outbox.change_key_order() RETURNS trigger
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
@@ -157,8 +162,8 @@ BEGIN
 END
 $$;
 
-CREATE TRIGGER change_key_order AFTER UPDATE OF ordered ON outbox.handler FOR EACH ROW
-    WHEN (OLD.ordered IS DISTINCT FROM NEW.ordered)
+CREATE TRIGGER change_key_order AFTER UPDATE OF ordered, concurrency_per_key ON outbox.handler FOR EACH ROW
+    WHEN (OLD.ordered IS DISTINCT FROM NEW.ordered OR (OLD.concurrency_per_key IS NULL) <> (NEW.concurrency_per_key IS NULL))
     EXECUTE FUNCTION outbox.change_key_order();
 
 -- Of a handler that merges, a delivery that is to wait behind others of its key takes the place of those that wait already, or are to

@@ -146,6 +146,7 @@ COMMENT ON COLUMN outbox.handler.absent IS 'It has left the configuration; outbo
 COMMENT ON COLUMN outbox.handler.first_id IS 'Events with lower ids are not meant for it.';
 COMMENT ON COLUMN outbox.handler.ordered IS 'One delivery of a key at a time; block or skip says what a dead one does to the next. Null: no order.';
 COMMENT ON COLUMN outbox.handler."coalesce" IS 'Of those of a key that wait only the latest is handed over.';
+COMMENT ON COLUMN outbox.handler.concurrency_per_key IS 'So many of a key run at the same time, in no order. Null: any number, or one, in order.';
 COMMENT ON COLUMN outbox.handler.on_done IS 'The topic of the event that tells of a success.';
 COMMENT ON COLUMN outbox.handler.on_dead IS 'The topic of the event that tells of a death.';
 COMMENT ON COLUMN outbox.handler.paused_at IS 'Since when nothing begins (outbox.pause).';

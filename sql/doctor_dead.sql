@@ -1,5 +1,6 @@
--- What is dead, by handler, with the newest error and its event. Result: a row for each handler with something dead.
-SELECT h.name AS handler, d.dead, n.event_id, n.last_error,
+-- What is dead, by handler, with the newest error and its event, and whether others of its key wait for it. Result: a row for each
+-- handler with something dead.
+SELECT h.name AS handler, h.ordered = 'block' AS blocks, d.dead, n.event_id, n.last_error,
        extract(epoch FROM clock_timestamp() - n.updated_at)::double precision AS seconds
 FROM outbox.handler h
 CROSS JOIN LATERAL (

@@ -32,11 +32,12 @@ pub(super) fn read_for(reader: &mut Reader<'_>, table: &Table<'_>, topics: Vec<P
     let mut delivery = DeliveryConfig::new(topics);
     let concurrency = reader.count(table, "concurrency");
     delivery.concurrency = concurrency.map_or(delivery.concurrency, usize::from);
+    let slots_known = concurrency.is_some() || !table.has("concurrency");
     delivery.rate = reader.field(table, "rate").and_then(|field| rate(reader, &field));
     timeouts(reader, table, &mut delivery);
     if let Some(field) = reader.field(table, "retry") {
         delivery.retry = retry(reader, &field);
-        if concurrency.is_some() || !table.has("concurrency") {
+        if slots_known {
             retries_fit(reader, table, &field, &delivery);
         }
     }
@@ -46,6 +47,7 @@ pub(super) fn read_for(reader: &mut Reader<'_>, table: &Table<'_>, topics: Vec<P
     }
     delivery.ordered = ordered(reader, table);
     coalesce(reader, table, &mut delivery);
+    delivery.concurrency_per_key = concurrency_per_key(reader, table, &delivery, slots_known);
     delivery.batch = reader.field(table, "batch").and_then(|field| batch(reader, &field));
     delivery.max_backlog = reader.field(table, "max_backlog").and_then(|field| max_backlog(reader, &field));
     let records = [("late", Record::Late), ("start", Record::Start)];
@@ -244,10 +246,22 @@ fn backoff(reader: &mut Reader<'_>, table: &Table<'_>, field: &Field<'_>, max: O
 /// What runs again takes slots of the handler.
 fn retries_fit(reader: &mut Reader<'_>, table: &Table<'_>, field: &Field<'_>, delivery: &DeliveryConfig) {
     let (slots, Some(retries)) = (delivery.concurrency, delivery.retry.concurrency) else { return };
-    if retries > slots {
+    not_above_concurrency(reader, table, field, "concurrency", retries, slots);
+}
+
+/// A part of a handler's slots cannot be more than all of them.
+fn not_above_concurrency(
+    reader: &mut Reader<'_>,
+    table: &Table<'_>,
+    field: &Field<'_>,
+    name: &str,
+    part: usize,
+    slots: usize,
+) {
+    if part > slots {
         let note = if table.has("concurrency") { "" } else { " (the default)" };
         let rule = "write at most as many";
-        reader.refuse(field, format!("`concurrency` {retries} is more than the handler's {slots}{note}; {rule}"));
+        reader.refuse(field, format!("`{name}` {part} is more than the handler's {slots}{note}; {rule}"));
     }
 }
 
@@ -281,6 +295,25 @@ fn coalesce(reader: &mut Reader<'_>, table: &Table<'_>, delivery: &mut DeliveryC
             .refuse(&field, "with `coalesce` a later event does the work of a dead one; write \"skip\", or remove it");
     }
     (delivery.ordered, delivery.coalesce) = (Some(OnDeadKey::Skip), true);
+}
+
+/// Of ordered keys one runs at a time.
+fn concurrency_per_key(
+    reader: &mut Reader<'_>,
+    table: &Table<'_>,
+    delivery: &DeliveryConfig,
+    slots_known: bool,
+) -> Option<usize> {
+    let field = reader.field(table, "concurrency_per_key")?;
+    let most = usize::from(reader.count(table, "concurrency_per_key")?);
+    if delivery.ordered.is_some() {
+        let because = if delivery.coalesce { "coalesce" } else { "ordered" };
+        return reader.refused(&field, format!("with `{because}` one of a key runs at a time; remove one of the two"));
+    }
+    if slots_known {
+        not_above_concurrency(reader, table, &field, "concurrency_per_key", most, delivery.concurrency);
+    }
+    Some(most)
 }
 
 /// A key and its value as a message shows them.

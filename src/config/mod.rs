@@ -206,6 +206,8 @@ pub struct DeliveryConfig {
     /// Of those of a key that wait, only the latest is handed over; the others are done as merged. With `ordered` only, and
     /// [`OnDeadKey::Skip`].
     pub coalesce: bool,
+    /// So many attempts of a key run at the same time, in no order; `None`: any number. Never with `ordered`.
+    pub concurrency_per_key: Option<usize>,
     /// Events are handed over together; `None`: each by itself. A handler that takes one gets them at the same time.
     pub batch: Option<BatchConfig>,
     /// How many deliveries may wait for it before its topics take no more events; `None`: any number.
@@ -243,6 +245,7 @@ impl DeliveryConfig {
             callback: false,
             ordered: None,
             coalesce: false,
+            concurrency_per_key: None,
             batch: None,
             max_backlog: None,
             record: Record::Late,

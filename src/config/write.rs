@@ -118,6 +118,9 @@ fn write_called(out: &mut String, kind: &Kind, delivery: &DeliveryConfig, of_its
     let DeliveryConfig { concurrency, timeout, max_timeout, retry, poll, callback, record, breaker, .. } = delivery;
     write_kind(out, kind)?;
     writeln!(out, "concurrency = {concurrency}")?;
+    if let Some(most) = delivery.concurrency_per_key {
+        writeln!(out, "concurrency_per_key = {most}")?;
+    }
     if let Some(rate) = delivery.rate {
         writeln!(out, "rate = \"{rate}\"")?;
     }

@@ -50,6 +50,8 @@ pub struct Lasting {
 #[derive(Debug)]
 pub struct DeadLetters {
     pub handler: String,
+    /// Those of its key wait behind a dead one.
+    pub blocks: bool,
     pub dead: i64,
     pub event: i64,
     pub error: String,
@@ -128,6 +130,7 @@ impl Store {
         let rows = self.query(sql!("doctor_dead"), &[]).await?;
         let dead = |row: &tokio_postgres::Row| DeadLetters {
             handler: row.get("handler"),
+            blocks: row.get::<_, Option<bool>>("blocks").unwrap_or_default(),
             dead: row.get("dead"),
             event: row.get("event_id"),
             error: row.get("last_error"),

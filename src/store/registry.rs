@@ -66,6 +66,8 @@ pub struct Registration {
     pub ordered: Option<&'static str>,
     /// Whether only the latest of those of a key that wait is handed over.
     pub coalesce: bool,
+    /// How many of a key run at the same time; `None`: any number, or one, in order.
+    pub concurrency_per_key: Option<i32>,
     pub on_done: Option<String>,
     pub on_dead: Option<String>,
     pub beginning: bool,
@@ -88,8 +90,16 @@ pub struct Beginning {
     pub limits: Limits,
     /// The breaker of its target was open.
     pub broken: bool,
-    /// The keys that rows in `outbox.open` hold, once for each row; empty for a handler that keeps no order.
-    pub held: Vec<KeyHash>,
+    pub held: Held,
+}
+
+/// What a handler that looks at keys has in `outbox.open`.
+#[derive(Debug, Clone, Default)]
+pub struct Held {
+    /// The keys that rows hold, once for each row, where their order is kept.
+    pub keys: Vec<KeyHash>,
+    /// The keys of rows that wait for a place, where so many of a key run at the same time.
+    pub parked: Vec<Arc<str>>,
 }
 
 /// What counts instead of a handler's configuration.
@@ -240,16 +250,21 @@ impl Store {
             .collect()
     }
 
-    /// The keys that rows of ordered handlers hold. Read row by row: a key is longer than what stands for it.
-    async fn held_keys(&self, handlers: &[&str]) -> Result<HashMap<String, Vec<KeyHash>>, Error> {
-        let mut held: HashMap<String, Vec<KeyHash>> = HashMap::new();
+    /// What rows do with keys. Read row by row: a key is longer than what stands for it.
+    async fn held_keys(&self, handlers: &[&str]) -> Result<HashMap<String, Held>, Error> {
+        let mut held: HashMap<String, Held> = HashMap::new();
         let mut rows = pin!(self.stream(sql!("held_keys"), &[&handlers]).await?);
         while let Some(row) = rows.next().await {
             let row = row.map_err(failed("held_keys"))?;
-            let key = KeyHash::of(row.get("key"));
-            match held.get_mut(row.get::<_, &str>("handler")) {
-                Some(keys) => keys.push(key),
-                None => drop(held.insert(row.get("handler"), vec![key])),
+            let (handler, key): (&str, &str) = (row.get("handler"), row.get("key"));
+            if !held.contains_key(handler) {
+                held.insert(handler.to_owned(), Held::default());
+            }
+            let Some(held) = held.get_mut(handler) else { continue };
+            if row.get("parked") {
+                held.parked.push(key.into());
+            } else {
+                held.keys.push(KeyHash::of(key));
             }
         }
         Ok(held)

@@ -98,14 +98,51 @@ pub struct Claimed {
     pub overdue: Duration,
     /// No other row has its key.
     pub alone: bool,
+    /// It was asked for because its key had a place, not because it was due.
+    pub parked: bool,
+}
+
+/// What to claim of a handler.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted {
+    pub handler: Arc<str>,
+    /// Deliveries that are due, at most.
+    pub due: usize,
+    /// Keys of which so many rows that wait for a place may go, at most.
+    pub parked: Vec<(Arc<str>, usize)>,
+}
+
+impl Wanted {
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.due == 0 && self.parked.is_empty()
+    }
+}
+
+/// What a claim found of a handler.
+#[derive(Debug, Default)]
+pub struct Found {
+    pub claimed: Vec<Claimed>,
+    /// One for every key that was asked for.
+    pub parked: Vec<Parked>,
+    /// When the next delivery is due; zero when one is due already and had no slot.
+    pub due_in: Option<Duration>,
+}
+
+/// The rows of a key that wait for a place, after a claim.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Parked {
+    pub key: String,
+    pub claimed: usize,
+    /// Others are there.
+    pub left: bool,
 }
 
 /// How a handler stands in the database.
 #[derive(Debug)]
 pub struct Standing {
     pub handler: String,
-    /// When the next delivery is due; zero when one is due already and had no slot.
-    pub due_in: Option<Duration>,
+    pub found: Found,
     pub pause: Option<Pause>,
     pub limits: Limits,
 }
@@ -113,7 +150,6 @@ pub struct Standing {
 /// What a claim found.
 #[derive(Debug, Default)]
 pub struct Claim {
-    pub claimed: Vec<Claimed>,
     /// One for every handler that was asked for.
     pub standings: Vec<Standing>,
     /// What it saw of the database; `None` when it asked for no handler.
@@ -220,22 +256,40 @@ impl Store {
         Ok(found.iter().map(|row| ((EventId(row.get("event_id")), row.get("handler")), age(row))).collect())
     }
 
-    /// Starts the next attempt of what is due, at most so many per handler.
-    pub async fn claim_due(&self, want: &[(Arc<str>, usize)]) -> Result<Claim, Error> {
-        let handlers: Vec<&str> = want.iter().map(|(handler, _)| &**handler).collect();
-        let slots: Vec<i64> = want.iter().map(|&(_, slots)| i64::try_from(slots).unwrap_or(i64::MAX)).collect();
-        let rows = self.query(sql!("claim_due"), &[&handlers, &slots]).await?;
+    /// Starts the next attempt of what is due, and of what waits for its key, at most so many per handler and key.
+    pub async fn claim_due(&self, want: &[Wanted]) -> Result<Claim, Error> {
+        let handlers: Vec<&str> = want.iter().map(|wanted| &*wanted.handler).collect();
+        let slots: Vec<i64> = want.iter().map(|wanted| wanted.due.try_into().unwrap_or(i64::MAX)).collect();
+        let (mut of, mut keys, mut places) = (Vec::new(), Vec::new(), Vec::new());
+        for Wanted { handler, parked, .. } in want {
+            for (key, rows) in parked {
+                of.push(&**handler);
+                keys.push(&**key);
+                places.push(i64::try_from(*rows).unwrap_or(i64::MAX));
+            }
+        }
+        let rows = self.query(sql!("claim_due"), &[&handlers, &slots, &of, &keys, &places]).await?;
         let mut claim = Claim::default();
+        let mut found: HashMap<&str, Found> = HashMap::new();
         for row in &rows {
+            let handler: &str = row.get("handler");
             match row.get("what") {
                 "handler" => {
                     claim.snapshot = Some(row.get::<_, &str>("snapshot").parse().map_err(failed("claim_due"))?);
                     claim.standings.push(standing(row));
                 }
-                "cancelled_flow" => claim.cancelled_flows.push((EventId(row.get("event_id")), row.get("handler"))),
-                "cancelled" => claim.cancelled.push((EventId(row.get("event_id")), row.get("handler"))),
-                what => claim.claimed.push(claimed(row, what == "unanswered").map_err(failed("claim_due"))?),
+                "cancelled_flow" => claim.cancelled_flows.push((EventId(row.get("event_id")), handler.to_owned())),
+                "cancelled" => claim.cancelled.push((EventId(row.get("event_id")), handler.to_owned())),
+                "key" => found.entry(handler).or_default().parked.push(parked(row)),
+                what => {
+                    let claimed = claimed(row, what).map_err(failed("claim_due"))?;
+                    found.entry(handler).or_default().claimed.push(claimed);
+                }
             }
+        }
+        for standing in &mut claim.standings {
+            let Found { claimed, parked, .. } = found.remove(&*standing.handler).unwrap_or_default();
+            (standing.found.claimed, standing.found.parked) = (claimed, parked);
         }
         Ok(claim)
     }
@@ -250,10 +304,16 @@ impl Store {
 
 fn standing(row: &Row) -> Standing {
     let due_in = row.get::<_, Option<f64>>("due_in").map(seconds);
-    Standing { handler: row.get("handler"), due_in, pause: pause(row), limits: limits(row) }
+    let found = Found { due_in, ..Found::default() };
+    Standing { handler: row.get("handler"), found, pause: pause(row), limits: limits(row) }
 }
 
-fn claimed(row: &Row, unanswered: bool) -> Result<Claimed, tokio_postgres::Error> {
+fn parked(row: &Row) -> Parked {
+    let claimed = row.get::<_, i32>("attempt").unsigned_abs() as usize;
+    Parked { key: row.get("key"), claimed, left: !row.get::<_, bool>("alone") }
+}
+
+fn claimed(row: &Row, what: &str) -> Result<Claimed, tokio_postgres::Error> {
     Ok(Claimed {
         event: event(row, "event_id")?,
         handler: row.try_get("handler")?,
@@ -263,9 +323,10 @@ fn claimed(row: &Row, unanswered: bool) -> Result<Claimed, tokio_postgres::Error
         answer_in: row.try_get::<_, Option<f64>>("answer_in")?.map(seconds),
         expires_in: row.try_get::<_, Option<f64>>("expires_in")?.map(seconds),
         results: row.try_get("results")?,
-        unanswered,
+        unanswered: what == "unanswered",
         overdue: seconds(row.try_get::<_, Option<f64>>("overdue")?.unwrap_or_default()),
         alone: row.try_get("alone")?,
+        parked: what == "parked",
     })
 }
 

@@ -9,7 +9,7 @@ use outboxd::event::EventId;
 use outboxd::flow::{Graph, Step, Undo};
 use outboxd::postgres::Session;
 use outboxd::store::Store;
-use outboxd::store::settle::{Finished, Opened};
+use outboxd::store::settle::{Finished, Opened, Wanted};
 
 use crate::flow_changes::HANDLERS;
 use crate::harness::{Database, publish, texts};
@@ -257,8 +257,8 @@ impl World<'_> {
 
     /// Starts what is due, as the daemon does.
     async fn claim(&mut self) {
-        let want: Vec<(Arc<str>, usize)> =
-            self.model.all().into_iter().map(|of| (self.model.handler(of).into(), 100)).collect();
+        let wanted = |of| Wanted { handler: self.model.handler(of).into(), due: 100, parked: Vec::new() };
+        let want: Vec<Wanted> = self.model.all().into_iter().map(wanted).collect();
         self.store.claim_due(&want).await.unwrap();
         for of in self.model.all() {
             let delivery = self.model.of_mut(of);

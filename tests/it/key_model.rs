@@ -12,8 +12,8 @@ use outboxd::daemon::write::{Ended, LaneId, Ticket, Write};
 use outboxd::event::KeyHash;
 use outboxd::outcome::{Failure, RetryPolicy, Settlement};
 use outboxd::snapshot::Snapshot;
-use outboxd::store::registry::Checkpoint;
-use outboxd::store::settle::Claimed;
+use outboxd::store::registry::{Checkpoint, Held};
+use outboxd::store::settle::{Claimed, Found};
 use outboxd::{Event, EventId, Outcome};
 use proptest::collection::vec;
 use proptest::option;
@@ -154,7 +154,7 @@ impl Table {
     }
 
     /// `claim_due.sql`, everything that is due being due now.
-    fn claim(&mut self, slots: usize) -> Vec<Claimed> {
+    fn claim(&mut self, slots: usize) -> Found {
         let due: Vec<i64> = self.rows.iter().filter(|row| row.due).map(|row| row.event).take(slots).collect();
         let before = self.rows.clone();
         let mut claimed = Vec::new();
@@ -172,12 +172,11 @@ impl Table {
             }
             let row = &mut self.rows[at];
             (row.state, row.due, row.attempt) = (State::Running, false, row.attempt + 1);
-            let (attempt, failures) = (row.attempt, row.failures);
             claimed.push(Claimed {
                 event: self::event(event),
                 handler: "h".to_owned(),
-                attempt,
-                failures,
+                attempt: row.attempt,
+                failures: row.failures,
                 polls: 0,
                 answer_in: None,
                 expires_in: None,
@@ -185,9 +184,10 @@ impl Table {
                 overdue: std::time::Duration::ZERO,
                 unanswered: false,
                 alone,
+                parked: false,
             });
         }
-        claimed
+        Found { claimed, ..Found::default() }
     }
 }
 
@@ -218,7 +218,7 @@ enum Request {
 
 enum Reply {
     Written(Box<Write>),
-    Claimed(Vec<Claimed>),
+    Claimed(Found),
 }
 
 #[derive(Debug, Clone)]
@@ -235,7 +235,7 @@ enum Act {
     Crash,
 }
 
-fn new_lane(config: &DeliveryConfig, held: &[KeyHash], now: Instant) -> Lane {
+fn new_lane(config: &DeliveryConfig, held: &Held, now: Instant) -> Lane {
     let checkpoint = Checkpoint { handler: "h".into(), position: Snapshot::beginning(), finished: 0 };
     Lane::new(LaneId(0), config.clone(), &checkpoint, held, now)
 }
@@ -247,7 +247,7 @@ impl World {
         let topics = vec!["#".parse().unwrap()];
         let config = DeliveryConfig { concurrency, retry, ordered, record, batch, ..DeliveryConfig::new(topics) };
         let now = Instant::now();
-        let lane = new_lane(&config, &[], now);
+        let lane = new_lane(&config, &Held::default(), now);
         let table = Table { policy, rows: Vec::new(), done: BTreeSet::new() };
         let (delayed, succeeded, died) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
         let (running, calls, requests, replies) = (Vec::new(), BTreeMap::new(), VecDeque::new(), VecDeque::new());
@@ -347,7 +347,7 @@ impl World {
     fn claim(&mut self) {
         self.now += Duration::from_secs(5);
         self.lane.due_within(Duration::ZERO, self.now);
-        let slots = self.lane.claim(usize::MAX, self.now);
+        let slots = self.lane.claim(usize::MAX, self.now).due;
         if slots > 0 {
             self.requests.push_back(Request::Claim(slots));
         }
@@ -373,7 +373,7 @@ impl World {
             let mut steps = Vec::new();
             match reply {
                 Reply::Written(write) => self.lane.written(write.ticket, write.ended.fate(), self.now, &mut steps),
-                Reply::Claimed(claimed) => drop(self.lane.claimed(claimed, None, self.now, 0.5, &mut steps)),
+                Reply::Claimed(found) => drop(self.lane.claimed(found, self.now, 0.5, &mut steps)),
             }
             self.take(steps);
         }
@@ -424,8 +424,8 @@ impl World {
             }
         }
         let held = self.table.rows.iter().filter(|row| self.table.holds(row));
-        let held: Vec<KeyHash> = held.map(|row| KeyHash::of(&key(row.event))).collect();
-        self.lane = new_lane(&self.config, &held, self.now);
+        let keys = held.map(|row| KeyHash::of(&key(row.event))).collect();
+        self.lane = new_lane(&self.config, &Held { keys, ..Held::default() }, self.now);
         let mut steps = Vec::new();
         for id in 1..self.next {
             if !self.table.done.contains(&id) && self.table.at(id).is_none() {

@@ -8,7 +8,8 @@ use outboxd::config::{DeliveryConfig, Start};
 use outboxd::daemon::lane::Lane;
 use outboxd::daemon::write::LaneId;
 use outboxd::snapshot::Snapshot;
-use outboxd::store::registry::Checkpoint;
+use outboxd::store::registry::{Checkpoint, Held};
+use outboxd::store::settle::Found;
 
 use crate::harness::workload::{COMMON, Gate, Ledger, NARROW, Receipts, assert_done, insert, scaled};
 use crate::harness::{Database, Running, daemon};
@@ -57,16 +58,16 @@ async fn a_handler_that_hangs_keeps_no_other_from_finishing_and_catches_up_later
 fn what_falls_due_during_a_claim_is_not_forgotten() {
     let now = Instant::now();
     let checkpoint = Checkpoint { handler: "slow".into(), position: Snapshot::beginning(), finished: 0 };
-    let mut lane = Lane::new(LaneId(0), delivery("#"), &checkpoint, &[], now);
-    assert!(lane.claim(usize::MAX, now) > 0);
+    let mut lane = Lane::new(LaneId(0), delivery("#"), &checkpoint, &Held::default(), now);
+    assert!(!lane.claim(usize::MAX, now).is_empty());
     // A retry is put off while the claim, which cannot know of it, is under way.
     lane.due_within(Duration::from_millis(5), now);
-    lane.claimed(Vec::new(), None, now, 0.5, &mut Vec::new());
+    lane.claimed(Found::default(), now, 0.5, &mut Vec::new());
     assert_eq!(lane.wake_at(true, true), Some(now + Duration::from_millis(5)));
     // What the claim itself says counts as well, and an old note does not come back.
     let later = now + Duration::from_millis(5);
-    assert!(lane.claim(usize::MAX, later) > 0);
-    lane.claimed(Vec::new(), Some(Duration::from_secs(1)), later, 0.5, &mut Vec::new());
+    assert!(!lane.claim(usize::MAX, later).is_empty());
+    lane.claimed(Found { due_in: Some(Duration::from_secs(1)), ..Found::default() }, later, 0.5, &mut Vec::new());
     assert_eq!(lane.wake_at(true, true), Some(later + Duration::from_secs(1)));
 }
 

@@ -7,7 +7,7 @@ use outboxd::config::{BatchConfig, DeliveryConfig};
 use outboxd::daemon::lane::{Lane, Offer, Step};
 use outboxd::daemon::write::{LaneId, Ticket};
 use outboxd::snapshot::Snapshot;
-use outboxd::store::registry::Checkpoint;
+use outboxd::store::registry::{Checkpoint, Held};
 use outboxd::{Event, EventId, Observation, Outcome};
 
 use crate::harness::workload::Gate;
@@ -28,7 +28,7 @@ impl Clocked {
     fn new(config: DeliveryConfig, events: i64) -> Self {
         let now = Instant::now();
         let checkpoint = Checkpoint { handler: "h".into(), position: Snapshot::beginning(), finished: 0 };
-        let mut lane = Lane::new(LaneId(0), config, &checkpoint, &[], now);
+        let mut lane = Lane::new(LaneId(0), config, &checkpoint, &Held::default(), now);
         for id in 1..=events {
             let event = Event {
                 id: EventId(id),

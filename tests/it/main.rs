@@ -52,6 +52,8 @@ mod operate;
 mod ordered;
 mod outage;
 mod partitions;
+mod per_key;
+mod place_model;
 mod port;
 mod proxy;
 mod publish;

@@ -11,7 +11,7 @@ use outboxd::daemon::tail::{Read, Tail};
 use outboxd::daemon::write::{Fate, LaneId, Ticket};
 use outboxd::snapshot::Snapshot;
 use outboxd::store::log::Cursor;
-use outboxd::store::registry::Checkpoint;
+use outboxd::store::registry::{Checkpoint, Held};
 use outboxd::{Event, EventId, Outcome};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -152,7 +152,7 @@ enum Act {
 fn lane(id: LaneId, position: &Snapshot, now: Instant) -> Lane {
     let config = DeliveryConfig { concurrency: 64, ..DeliveryConfig::new(vec!["#".parse().unwrap()]) };
     let checkpoint = Checkpoint { handler: "model".into(), position: position.clone(), finished: 0 };
-    Lane::new(id, config, &checkpoint, &[], now)
+    Lane::new(id, config, &checkpoint, &Held::default(), now)
 }
 
 fn event(id: i64) -> Arc<Event> {

@@ -114,9 +114,10 @@ async fn the_hot_statements_are_planned_by_index_and_never_sorted() {
         }
     }
     leader.client.batch_execute(LEADER_SETTINGS).await.unwrap();
-    let due = plan(&leader, "claim_due", "'{all}', '{10}'").await;
+    let due = plan(&leader, "claim_due", "'{all}', '{10}', '{all}', '{k}', '{2}'").await;
     assert!(due.contains("Index Cond: ((handler = w_2.handler) AND (due_at <= statement_timestamp()))"), "{due}");
     assert!(!due.contains("Seq Scan on open"), "{due}");
+    assert!(due.contains("Index Scan using open_key on open o_3"), "in the order of the key\n{due}");
     if leader.version / 10_000 == PLANS_OF {
         expect_file!["queries/plans.txt"].assert_eq(&(tail_plans.concat() + &due));
     }

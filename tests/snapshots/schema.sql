@@ -1730,7 +1730,9 @@ DECLARE
     revived boolean := TG_OP = 'UPDATE' AND NEW.state <> 'blocked';
 BEGIN
     IF policy IS NULL THEN
-        NEW.due_at := coalesce(NEW.due_at, clock_timestamp());
+        IF revived OR NOT EXISTS (SELECT FROM outbox.handler h WHERE h.name = NEW.handler AND h.concurrency_per_key IS NOT NULL) THEN
+            NEW.due_at := coalesce(NEW.due_at, clock_timestamp());
+        END IF;
         RETURN NEW;
     END IF;
     LOOP
@@ -2134,6 +2136,7 @@ CREATE TABLE outbox.handler (
     first_id bigint NOT NULL,
     ordered text,
     "coalesce" boolean DEFAULT false NOT NULL,
+    concurrency_per_key integer,
     on_done text,
     on_dead text,
     paused_at timestamp with time zone,
@@ -2149,6 +2152,7 @@ CREATE TABLE outbox.handler (
     breaker_error text,
     updated_at timestamp with time zone DEFAULT now() NOT NULL,
     CONSTRAINT breaker_is_closed_or_open CHECK ((breaker = ANY (ARRAY['closed'::text, 'open'::text]))),
+    CONSTRAINT concurrency_per_key_is_1_to_1000_and_without_order CHECK (((concurrency_per_key IS NULL) OR (((concurrency_per_key >= 1) AND (concurrency_per_key <= 1000)) AND (ordered IS NULL)))),
     CONSTRAINT limit_concurrency_is_1_to_1000 CHECK (((limit_concurrency >= 1) AND (limit_concurrency <= 1000))),
     CONSTRAINT limit_rate_is_1_to_100000_in_a_second_minute_or_hour CHECK (((limit_rate ~ '^[1-9][0-9]{0,5}/[smh]$'::text) AND ((split_part(limit_rate, '/'::text, 1))::integer <= 100000))),
     CONSTRAINT name_is_1_to_63_letters_digits_underscores_dashes CHECK ((name ~ '^[A-Za-z0-9_-]{1,63}(/[A-Za-z0-9_-]{1,63}(/compensate)?)?$'::text)),
@@ -2201,6 +2205,10 @@ COMMENT ON COLUMN outbox.handler.ordered IS 'One delivery of a key at a time; bl
 -- Name: COLUMN handler."coalesce"; Type: COMMENT; Schema: outbox; Owner: -
 
 COMMENT ON COLUMN outbox.handler."coalesce" IS 'Of those of a key that wait only the latest is handed over.';
+
+-- Name: COLUMN handler.concurrency_per_key; Type: COMMENT; Schema: outbox; Owner: -
+
+COMMENT ON COLUMN outbox.handler.concurrency_per_key IS 'So many of a key run at the same time, in no order. Null: any number, or one, in order.';
 
 -- Name: COLUMN handler.on_done; Type: COMMENT; Schema: outbox; Owner: -
 
@@ -3982,7 +3990,7 @@ ALTER INDEX outbox.event_xid_id ATTACH PARTITION outbox.event_p4000000_xid_id_id
 
 -- Name: handler change_key_order; Type: TRIGGER; Schema: outbox; Owner: -
 
-CREATE TRIGGER change_key_order AFTER UPDATE OF ordered ON outbox.handler FOR EACH ROW WHEN ((old.ordered IS DISTINCT FROM new.ordered)) EXECUTE FUNCTION outbox.change_key_order();
+CREATE TRIGGER change_key_order AFTER UPDATE OF ordered, concurrency_per_key ON outbox.handler FOR EACH ROW WHEN (((old.ordered IS DISTINCT FROM new.ordered) OR ((old.concurrency_per_key IS NULL) <> (new.concurrency_per_key IS NULL)))) EXECUTE FUNCTION outbox.change_key_order();
 
 -- Name: open keep_dead_step; Type: TRIGGER; Schema: outbox; Owner: -
 

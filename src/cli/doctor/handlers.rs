@@ -32,6 +32,9 @@ pub(super) async fn look(
     for line in &backlog {
         held_up(findings, line, usual);
         if let Some(dead) = dead.iter().find(|dead| dead.handler == line.handler) {
+            if dead.blocks && line.blocked > 0 {
+                blocked(findings, line);
+            }
             died(findings, dead, line.kind.as_str());
         }
     }
@@ -96,12 +99,15 @@ fn held_up(findings: &mut Findings, line: &Backlog, usual: Duration) {
     } else if line.pending > 0 && oldest > usual.as_secs_f64() {
         findings.problem(format!("{name} is behind: {waits}"), behind(line));
     }
-    if line.blocked > 0 && line.dead > 0 {
-        findings.notice(
-            format!("{name}: {} deliveries wait behind others of their key, of which some are dead", line.blocked),
-            format!("outboxd redrive --handler {name}, or outboxd discard; or let them pass: on_dead_key = \"skip\""),
-        );
-    }
+}
+
+/// What waits behind the dead.
+fn blocked(findings: &mut Findings, line: &Backlog) {
+    let name = &line.handler;
+    findings.notice(
+        format!("{name}: {} deliveries wait behind others of their key, of which some are dead", line.blocked),
+        format!("outboxd redrive --handler {name}, or outboxd discard; or let them pass: on_dead_key = \"skip\""),
+    );
 }
 
 /// Why it takes so long, as far as that can be told.
@@ -121,7 +127,7 @@ fn behind(line: &Backlog) -> String {
 
 /// What is dead, and what to do about it as far as the newest error tells.
 fn died(findings: &mut Findings, dead: &DeadLetters, kind: &str) {
-    let DeadLetters { handler, dead, event, error, age: ago } = dead;
+    let DeadLetters { handler, dead, event, error, age: ago, .. } = dead;
     let says = |texts: &[&str]| texts.iter().any(|text| error.contains(text));
     let advice = if says(&[": 401 ", ": 403 "]) {
         "its target refuses the credentials: mend `secret` or `headers`, then systemctl reload outboxd"

@@ -157,6 +157,34 @@ fn a_rate_is_so_many_in_a_time() {
 }
 
 #[test]
+fn attempts_of_a_key_are_a_part_of_the_handlers_and_of_ordered_keys_there_is_one() {
+    let handler = |name: &str, keys: &str| {
+        format!("[handler.{name}]\ntopics = [\"x\"]\nsql = \"a.f\"\nconcurrency_per_key = {keys}\n")
+    };
+    let config = parse(&(handler("a", "8") + &handler("b", "1\nconcurrency = 1"))).unwrap();
+    let most: Vec<_> = config.handlers.iter().map(|handler| handler.delivery.concurrency_per_key).collect();
+    assert_eq!(most, [Some(8), Some(1)]);
+    let wrong = [
+        ("a", "0"),
+        ("b", "9"),
+        ("c", "3\nconcurrency = 2"),
+        ("d", "1\nordered = true"),
+        ("e", "1\ncoalesce = \"key\""),
+    ];
+    check(
+        &(wrong.map(|(name, keys)| handler(name, keys)).concat()
+            + "[flow.f]\non = \"x\"\nconcurrency_per_key = 2\nstep.a = { sql = \"a.f\" }\n"),
+        &expect![[r"
+            outboxd.toml:4: handler.a.concurrency_per_key: 0 is out of range; write an integer from 1 to 1000
+            outboxd.toml:8: handler.b.concurrency_per_key: `concurrency_per_key` 9 is more than the handler's 8 (the default); write at most as many
+            outboxd.toml:12: handler.c.concurrency_per_key: `concurrency_per_key` 3 is more than the handler's 2; write at most as many
+            outboxd.toml:17: handler.d.concurrency_per_key: with `ordered` one of a key runs at a time; remove one of the two
+            outboxd.toml:22: handler.e.concurrency_per_key: with `coalesce` one of a key runs at a time; remove one of the two
+            outboxd.toml:26: flow.f.concurrency_per_key: this key is unknown; known here: on, ordered, on_dead_key, on_dead_step, on_done, on_dead, start, step"]],
+    );
+}
+
+#[test]
 fn a_batch_has_two_events_at_least_and_does_not_wait_for_ever() {
     let handler =
         |name: &str, batch: &str| format!("[handler.{name}]\ntopics = [\"x\"]\nsql = \"a.f\"\nbatch = {batch}\n");
@@ -175,7 +203,7 @@ fn a_batch_has_two_events_at_least_and_does_not_wait_for_ever() {
             outboxd.toml:16: handler.d.batch.max: 1001 is out of range; write an integer from 2 to 1000
             outboxd.toml:16: handler.d.batch.size: this key is unknown; known here: max, wait
             outboxd.toml:16: handler.d.batch.wait: "11m" is out of range; write a duration from "0s" to "10m"
-            outboxd.toml:19: flow.f.step.a.batch: this key is unknown; known here: after, http, command, env, sql, concurrency, rate, timeout, max_timeout, retry, poll, callback, record, breaker, on_done, on_dead, compensate, retired"#]],
+            outboxd.toml:19: flow.f.step.a.batch: this key is unknown; known here: after, http, command, env, sql, concurrency, concurrency_per_key, rate, timeout, max_timeout, retry, poll, callback, record, breaker, on_done, on_dead, compensate, retired"#]],
     );
 }
 

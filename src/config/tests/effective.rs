@@ -45,6 +45,7 @@ fn the_effective_configuration_is_toml_with_every_default() {
         topics = ["invoice.*"]
         http = { url = "{payload.endpoint}", allow = ["10.20.0.0/16"], secret = ["***", "***"] }
         concurrency = 8
+        concurrency_per_key = 2
         timeout = "30s"
         max_timeout = "30s"
         retry = { max_attempts = 12, backoff = "exponential", base = "1s", max = "1h" }

@@ -78,7 +78,7 @@ fn what_is_wrong_with_a_flow_is_said_where_it_is() {
         "[handler.f]\ntopics = [\"a\"]\nsql = \"a.b\"\n[flow.f]\non = \"a\"\n[flow.f.step.s]\nsql = \"a.b\"\ntopics = [\"a\"]",
         &[
             "4: flow.f: there is a handler \"f\" already; give the flow another name",
-            "8: flow.f.step.s.topics: this key is unknown; known here: after, http, command, env, sql, concurrency, rate, timeout, max_timeout, retry, poll, callback, record, breaker, on_done, on_dead, compensate, retired",
+            "8: flow.f.step.s.topics: this key is unknown; known here: after, http, command, env, sql, concurrency, concurrency_per_key, rate, timeout, max_timeout, retry, poll, callback, record, breaker, on_done, on_dead, compensate, retired",
         ],
     );
     wrong(

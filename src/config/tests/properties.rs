@@ -74,7 +74,7 @@ fn handlers() -> impl Strategy<Value = HandlerConfig> {
         prop::option::of("[a-z:_-]{1,5}(\\.[A-Z0-9]{1,5}){0,3}"),
         prop::option::of("[a-z:_-]{1,5}(\\.[A-Z0-9]{1,5}){0,3}"),
         prop::option::of(durations(1, 86_400_000)),
-        any::<(bool, bool)>(),
+        (any::<(bool, bool)>(), prop::option::of(1usize..=1000)),
         prop::option::of(
             (1u32..=1_000_000, any::<bool>()).prop_map(|(events, refuses)| MaxBacklog { events, refuses }),
         ),
@@ -102,13 +102,14 @@ fn handlers() -> impl Strategy<Value = HandlerConfig> {
                 on_done,
                 on_dead,
                 max_timeout,
-                (callback, coalesce),
+                ((callback, coalesce), per_key),
                 max_backlog,
                 rate,
                 batch,
                 poll,
             ) = more;
             let ordered = if coalesce { Some(OnDeadKey::Skip) } else { ordered };
+            let concurrency_per_key = per_key.filter(|_| ordered.is_none()).map(|most| most.min(concurrency));
             // What may be answered at any time has a row from the beginning.
             let record = if callback { Record::Start } else { record };
             let max_timeout = max_timeout.filter(|longest| *longest > timeout);
@@ -128,6 +129,7 @@ fn handlers() -> impl Strategy<Value = HandlerConfig> {
                 callback,
                 ordered,
                 coalesce,
+                concurrency_per_key,
                 batch,
                 max_backlog,
                 record,

@@ -5,6 +5,7 @@ use std::time::Instant;
 use super::super::write::{Ended, Ticket};
 use super::delivery::Delivery;
 use super::keys::Keys;
+use super::places::Places;
 use super::{Lane, Step};
 use crate::event::EventId;
 
@@ -25,11 +26,12 @@ impl Lane {
     pub fn drop_queue(&mut self, now: Instant, steps: &mut Vec<Step>) {
         let queued: Vec<Ticket> = std::mem::take(&mut self.queue).into_values().flatten().collect();
         let behind = self.keys.as_mut().map(Keys::drain).unwrap_or_default();
+        let waiting = self.places.as_mut().map(Places::drain).unwrap_or_default();
         self.unbegun = 0;
         for ticket in std::mem::take(&mut self.due_queue) {
             steps.extend(self.write(ticket, Ended::CutOff, now));
         }
-        for ticket in queued.into_iter().chain(behind.into_iter().map(|waiting| waiting.ticket)) {
+        for ticket in queued.into_iter().chain(behind.into_iter().map(|waiting| waiting.ticket)).chain(waiting) {
             if self.deliveries.get(&ticket).is_some_and(|delivery| delivery.has_row) {
                 steps.extend(self.write(ticket, Ended::PutBack, now));
             } else if self.remove(ticket).is_some_and(|delivery| delivery.results.is_some()) {
@@ -48,9 +50,10 @@ impl Lane {
             let key = self.current_key(ticket);
             if let Some(began) = self.deliveries.get(&ticket).filter(|d| d.runs()).map(|d| d.began) {
                 let is_over = self.release_slot(ticket, now, steps);
+                self.leave_place(ticket, now);
                 running.push((ticket, began.filter(|_| is_over)));
                 steps.extend(self.write(ticket, Ended::Cancelled, now));
-            } else if self.unqueue(ticket) {
+            } else if self.unqueue(ticket, now) {
                 let window = self.remove(ticket).and_then(|delivery| delivery.window);
                 if let Some(window) = window {
                     self.windows.settled(window);
@@ -65,12 +68,18 @@ impl Lane {
     }
 
     /// Takes a delivery out of where it waits for its turn; whether it did.
-    pub(super) fn unqueue(&mut self, ticket: Ticket) -> bool {
+    pub(super) fn unqueue(&mut self, ticket: Ticket, now: Instant) -> bool {
         let key = self.deliveries.get(&ticket).and_then(|delivery| delivery.key);
         if let (Some(keys), Some(key)) = (&mut self.keys, key)
             && keys.withdraw(key, ticket)
         {
             self.unbegun -= usize::from(self.deliveries.get(&ticket).is_some_and(|delivery| !delivery.has_row));
+            return true;
+        }
+        if let (Some(places), Some(key)) = (&mut self.places, key)
+            && places.withdraw(key, ticket)
+        {
+            self.unbegun -= 1;
             return true;
         }
         let removed = self.queue.values_mut().chain([&mut self.due_queue]).any(|waiting| {
@@ -80,6 +89,7 @@ impl Lane {
         if removed {
             self.unbegun -= 1;
             self.queue.retain(|_, waiting| !waiting.is_empty());
+            self.leave_place(ticket, now);
         }
         removed
     }

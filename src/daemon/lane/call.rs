@@ -168,6 +168,7 @@ impl Lane {
         if delivery.expires_at.is_some_and(|at| at <= now) {
             steps.extend(self.write(ticket, Ended::Expired, now));
             self.pass(key, now, steps);
+            self.leave_place(ticket, now);
             return None;
         }
         // A claim has counted the attempt already.

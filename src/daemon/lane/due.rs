@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 
 use super::super::write::Ticket;
 use super::delivery::{Delivery, EndedAttempt, Step};
+use super::places::Places;
 use super::{Lane, Reserved};
-use crate::event::KeyHash;
 use crate::outcome::{Failure, Outcome};
-use crate::store::settle::Claimed;
+use crate::store::settle::{Claimed, Found, Parked, Wanted};
 
 /// Before a due delivery whose row somebody else has locked is looked at again.
 const LOCKED_PAUSE: Duration = Duration::from_millis(50);
@@ -18,15 +18,19 @@ enum Taken {
     Goes(Ticket),
     /// Behind another one of its key.
     Waits,
+    /// As many of its key as may run do.
+    GoesBack,
     /// Nothing runs: it waited for an answer that did not come.
     Ended(Option<EndedAttempt>),
 }
 
 impl Lane {
-    /// How many deliveries that are due to claim now, for at most so many calls. The answer must come by [`Self::claimed`].
-    pub fn claim(&mut self, most: usize, now: Instant) -> usize {
-        if self.reserved.calls > 0 || !self.due_queue.is_empty() || self.due_at.is_none_or(|at| at > now) {
-            return 0;
+    /// What to claim now, for at most so many calls. The answer must come by [`Self::claimed`].
+    pub fn claim(&mut self, most: usize, now: Instant) -> Wanted {
+        let (due, ready) = (self.due_at.is_some_and(|at| at <= now), self.ready_at.is_some_and(|at| at <= now));
+        let due = due && !self.places.as_ref().is_some_and(Places::is_full);
+        if self.reserved.calls > 0 || !self.due_queue.is_empty() || !(due || ready) {
+            return self.wanted(0, Vec::new());
         }
         let free = self.config.concurrency.saturating_sub(self.calls).min(most);
         let share = if self.queue.is_empty() {
@@ -46,35 +50,54 @@ impl Lane {
         if let Some(limit) = &mut self.limit {
             limit.take(deliveries, now);
         }
-        if deliveries > 0 {
+        let parked = if ready { self.ask_for_parked(deliveries, due) } else { Vec::new() };
+        let of_parked: usize = parked.iter().map(|&(_, rows)| rows).sum();
+        let due = if due { deliveries - of_parked } else { 0 };
+        if due > 0 {
             // What becomes due while the claim is under way must not be forgotten: the answer does not know it.
             self.due_at = None;
         }
+        self.uncount(deliveries - of_parked - due);
+        let deliveries = of_parked + due;
         let calls = if self.config.batch.is_some() { deliveries.min(1) } else { deliveries };
-        self.reserved = Reserved { calls, deliveries };
-        deliveries
+        self.reserved = Reserved { calls, deliveries, due };
+        self.wanted(due, parked)
+    }
+
+    fn wanted(&self, due: usize, parked: Vec<(Arc<str>, usize)>) -> Wanted {
+        Wanted { handler: Arc::clone(&self.of.handler), due, parked }
+    }
+
+    /// Rows whose key has a place. If something is due as well, half of what can be claimed is for each, and a single one in turns.
+    fn ask_for_parked(&mut self, deliveries: usize, due: bool) -> Vec<(Arc<str>, usize)> {
+        let most = match deliveries {
+            0 => return Vec::new(),
+            1 if due && self.parked_had_last_turn => 0,
+            _ if due => deliveries.div_ceil(2),
+            _ => deliveries,
+        };
+        self.parked_had_last_turn = most > 0;
+        let Some(places) = self.places.as_mut().filter(|_| most > 0) else { return Vec::new() };
+        self.ready_at = None;
+        places.ask(most)
+    }
+
+    /// Attempts that were counted and do not begin.
+    fn uncount(&mut self, attempts: usize) {
+        for rate in [&mut self.rate, &mut self.limit].into_iter().flatten() {
+            rate.give_back(attempts);
+        }
     }
 
     /// The answer to a claim: what has been started in the database, and when the next one is due. Returns the attempts that
     /// ended by that: a wait for an answer that did not come.
-    pub fn claimed(
-        &mut self,
-        claimed: Vec<Claimed>,
-        due_in: Option<Duration>,
-        now: Instant,
-        random: f64,
-        steps: &mut Vec<Step>,
-    ) -> Vec<EndedAttempt> {
-        let unused = std::mem::take(&mut self.reserved).deliveries.saturating_sub(claimed.len());
-        for rate in [&mut self.rate, &mut self.limit].into_iter().flatten() {
-            rate.give_back(unused);
-        }
-        if let Some(due_in) = due_in {
-            // One that is due and was not claimed although there was a slot is locked by somebody; no hurry then.
-            let locked = unused > 0 && due_in == Duration::ZERO;
-            self.due_within(if locked { LOCKED_PAUSE } else { due_in }, now);
-        }
-        let mut ended = Vec::new();
+    pub fn claimed(&mut self, found: Found, now: Instant, random: f64, steps: &mut Vec<Step>) -> Vec<EndedAttempt> {
+        let Found { claimed, parked, due_in } = found;
+        let reserved = std::mem::take(&mut self.reserved);
+        let unused = reserved.deliveries.saturating_sub(claimed.len());
+        let due = claimed.iter().filter(|claimed| !claimed.parked).count();
+        self.due_again(reserved.due.saturating_sub(due), due_in, &parked, now);
+        let (mut ended, mut unused) = (Vec::new(), unused);
         for claimed in claimed {
             match self.claimed_one(claimed, now, random, steps) {
                 Taken::Goes(ticket) if self.config.batch.is_some() => {
@@ -83,9 +106,11 @@ impl Lane {
                 }
                 Taken::Goes(ticket) => self.begin(ticket, now, steps),
                 Taken::Waits => {}
+                Taken::GoesBack => unused += 1,
                 Taken::Ended(attempt) => ended.extend(attempt),
             }
         }
+        self.uncount(unused);
         // One call was kept for them; what does not fit into it waits for another.
         if let Some(batch) = self.config.batch.filter(|_| !self.due_queue.is_empty()) {
             let deliveries = self.take_batch(batch, now);
@@ -94,11 +119,39 @@ impl Lane {
         ended
     }
 
+    /// When there is something to claim again, after a claim that found so many less than it could have taken.
+    fn due_again(&mut self, unused: usize, due_in: Option<Duration>, parked: &[Parked], now: Instant) {
+        // One that is there and was not claimed although there was a slot is locked by somebody; no hurry then.
+        if let Some(due_in) = due_in {
+            let locked = unused > 0 && due_in == Duration::ZERO;
+            self.due_within(if locked { LOCKED_PAUSE } else { due_in }, now);
+        }
+        let Some(places) = &mut self.places else { return };
+        places.claimed(parked);
+        if parked.iter().any(|parked| parked.left && parked.claimed == 0) {
+            self.ready_at = Some(now + LOCKED_PAUSE);
+        } else {
+            self.claim_ready(now);
+        }
+    }
+
     fn claimed_one(&mut self, claimed: Claimed, now: Instant, random: f64, steps: &mut Vec<Step>) -> Taken {
         let Claimed {
-            event, attempt, failures, polls, answer_in, expires_in, results, unanswered, alone, overdue, ..
+            event,
+            attempt,
+            failures,
+            polls,
+            answer_in,
+            expires_in,
+            results,
+            unanswered,
+            alone,
+            parked,
+            overdue,
+            ..
         } = claimed;
-        let key = self.keys.as_ref().and(event.key.as_deref()).map(KeyHash::of);
+        // What does not run needs no place.
+        let key = self.key_of(&event).filter(|_| !unanswered || self.keys.is_some());
         let ticket = self.insert(Delivery {
             attempt,
             failures,
@@ -127,6 +180,9 @@ impl Lane {
             let outcome = Outcome::Retry { after: None, failure };
             return Taken::Ended(self.ended(ticket, outcome, None, now, random, steps));
         }
+        if !parked && !self.take_place(ticket, now, steps) {
+            return Taken::GoesBack;
+        }
         self.due_had_last_turn = true;
         if goes { Taken::Goes(ticket) } else { Taken::Waits }
     }
@@ -144,7 +200,8 @@ impl Lane {
             && self.due_queue.is_empty()
             && self.calls < self.config.concurrency
             && self.calls_due < share;
-        let at = self.due_at.filter(|_| has_slot)?;
+        let due = self.due_at.filter(|_| !self.places.as_ref().is_some_and(Places::is_full));
+        let at = due.into_iter().chain(self.ready_at).min().filter(|_| has_slot)?;
         Some([&self.rate, &self.limit].into_iter().flatten().fold(at, |at, rate| at.max(rate.next())))
     }
 }

@@ -18,12 +18,19 @@ impl Lane {
         self
     }
 
-    /// Takes a step that may begin, with the results before it. It has no place in the log: the flow's delivery has.
-    pub fn pass_on(&mut self, event: &Arc<Event>, results: Arc<Value>, now: Instant) -> Ticket {
-        let ticket = self.insert(Delivery { results: Some(results), ..Delivery::unbegun(Arc::clone(event), now) });
+    /// Takes a step that may begin, with the results before it. It has no place in the log: the flow's delivery has. `None`: as many
+    /// of its key as may run do, and it has to wait with a row.
+    pub fn pass_on(&mut self, event: &Arc<Event>, results: Arc<Value>, now: Instant) -> Option<Ticket> {
+        let key = self.key_of(event);
+        if let (Some(places), Some(key)) = (&mut self.places, key)
+            && !places.take(key)
+        {
+            return None;
+        }
+        let ticket = self.insert(Delivery { results: Some(results), key, ..Delivery::unbegun(Arc::clone(event), now) });
         self.enqueue(ticket, 0);
         self.passed_on.push_back((now, ticket));
-        ticket
+        Some(ticket)
     }
 
     /// Gives steps back that have not begun for a second: with a row, they wait without holding up the flow's place in the log.
@@ -34,7 +41,7 @@ impl Lane {
                 break;
             }
             self.passed_on.pop_front();
-            if waits && self.unqueue(ticket) {
+            if waits && self.unqueue(ticket, now) {
                 self.remove(ticket);
                 steps.push(Step::Withdrawn(ticket));
             }

@@ -10,6 +10,7 @@ mod due;
 mod flow;
 pub mod keys;
 mod order;
+pub mod places;
 mod rate;
 
 use std::cmp::Reverse;
@@ -23,15 +24,16 @@ use self::call::{Batch, BatchId};
 use self::delivery::{Delivery, OfLane, Stage};
 pub use self::delivery::{EndedAttempt, Offer, Start, Step};
 use self::keys::{Keys, Turn};
+use self::places::{Place, Places};
 use self::rate::Rate;
 use super::windows::Windows;
 use super::write::{Ended, Fate, LaneId, Ticket, Write};
 use crate::config::{DeliveryConfig, OnDeadKey, Record};
 use crate::emit;
-use crate::event::{Event, EventId, KeyHash};
+use crate::event::{Event, EventId};
 use crate::outcome::{Fault, Outcome, Policies, Settlement, Tried, settle};
 use crate::snapshot::Snapshot;
-use crate::store::registry::Checkpoint;
+use crate::store::registry::{Checkpoint, Held};
 use crate::trace::{Trace, Traced};
 
 /// Deliveries a lane holds at most, whatever their state.
@@ -55,6 +57,8 @@ pub struct Lane {
     unbegun: usize,
     /// Who of a key goes; `None`: there is no order.
     keys: Option<Keys>,
+    /// How many of a key run at the same time; `None`: any number, or one, in order.
+    places: Option<Places>,
     deliveries: FxHashMap<Ticket, Delivery>,
     bytes: usize,
     next_ticket: u64,
@@ -70,11 +74,15 @@ pub struct Lane {
     recording: usize,
     /// With one slot, first tries and retries take turns.
     due_had_last_turn: bool,
+    /// The same for what is due and rows whose key has a place.
+    parked_had_last_turn: bool,
     /// What limits attempts in a time, and those from `outbox.open` among them.
     limit: Option<Rate>,
     rate: Option<Rate>,
     /// When the next delivery in `outbox.open` is due, as far as is known.
     due_at: Option<Instant>,
+    /// When rows whose key has a place are claimed.
+    ready_at: Option<Instant>,
     /// The running attempts in the order they began, to find those that last.
     began: VecDeque<(Instant, Ticket)>,
     /// It runs a flow: what it begins are instances.
@@ -90,16 +98,19 @@ pub struct Lane {
 struct Reserved {
     calls: usize,
     deliveries: usize,
+    /// Those that are asked for because they are due, not because their key has a place.
+    due: usize,
 }
 
 impl Lane {
-    /// `held`: the keys of the rows that `outbox.open` has already, for a lane that keeps their order.
+    /// `held`: what `outbox.open` has already, for a lane that looks at keys.
     #[must_use]
-    pub fn new(id: LaneId, config: DeliveryConfig, checkpoint: &Checkpoint, held: &[KeyHash], now: Instant) -> Self {
+    pub fn new(id: LaneId, config: DeliveryConfig, checkpoint: &Checkpoint, held: &Held, now: Instant) -> Self {
         Self {
             id,
             of: OfLane { handler: Arc::clone(&checkpoint.handler), traced: None },
-            keys: config.ordered.map(|_| Keys::new(held)),
+            keys: config.ordered.map(|_| Keys::new(&held.keys)),
+            places: config.concurrency_per_key.map(|most| Places::new(most, &held.parked)),
             limit: config.rate.map(|rate| Rate::new(rate.per_second(), now)),
             rate: config.retry.rate.map(|rate| Rate::new(rate.into(), now)),
             config,
@@ -116,7 +127,9 @@ impl Lane {
             reserved: Reserved::default(),
             recording: 0,
             due_had_last_turn: false,
+            parked_had_last_turn: false,
             due_at: Some(now),
+            ready_at: Some(now).filter(|_| !held.parked.is_empty()),
             began: VecDeque::new(),
             is_flow: false,
             passed_on: VecDeque::new(),
@@ -144,6 +157,13 @@ impl Lane {
         }
         if self.config.rate != config.rate {
             self.limit = config.rate.map(|rate| Rate::new(rate.per_second(), now));
+        }
+        if let (Some(places), Some(most)) = (&mut self.places, config.concurrency_per_key) {
+            for ticket in places.resize(most) {
+                self.unbegun -= 1;
+                self.enqueue_again(ticket);
+            }
+            self.claim_ready(now);
         }
         self.config = config;
     }
@@ -198,7 +218,7 @@ impl Lane {
     /// Takes an event that was read behind the position. One that is not due yet, or is behind another one of its key that
     /// has a row, is written down at once.
     pub fn offer(&mut self, event: &Arc<Event>, logged: &Offer, now: Instant, steps: &mut Vec<Step>) {
-        let key = self.keys.as_ref().and(event.key.as_deref()).map(KeyHash::of);
+        let key = self.key_of(event);
         let window = self.windows.offer();
         let ticket = self.insert(Delivery {
             window: Some(window),
@@ -213,11 +233,7 @@ impl Lane {
             steps.extend(self.write(ticket, Ended::Scheduled { due_in }, now));
             return;
         }
-        let turn = match (&mut self.keys, key) {
-            (Some(keys), Some(key)) => keys.offer(key, ticket),
-            _ => Turn::Now,
-        };
-        match turn {
+        match self.turn(ticket, key) {
             Turn::Now => self.enqueue(ticket, logged.priority),
             Turn::Later => {
                 self.unbegun += 1;
@@ -286,6 +302,7 @@ impl Lane {
         } else {
             self.pass(key, now, steps);
         }
+        self.leave_place(ticket, now);
         Some(EndedAttempt { event, trace, attempt, began, verdict, settlement })
     }
 
@@ -309,11 +326,7 @@ impl Lane {
     /// What was written for this delivery is committed.
     pub fn written(&mut self, ticket: Ticket, fate: Fate, now: Instant, steps: &mut Vec<Step>) {
         let Some(delivery) = self.deliveries.get_mut(&ticket) else { return };
-        if let (true, Some(key), Some(keys)) =
-            (std::mem::take(&mut delivery.writes_row), delivery.key, self.keys.as_mut())
-        {
-            keys.wrote(key);
-        }
+        let wrote = delivery.key.filter(|_| std::mem::take(&mut delivery.writes_row));
         let window = match fate {
             Fate::Recorded => {
                 let (window, waits) = (delivery.window.take(), delivery.stage == Stage::Recording);
@@ -329,6 +342,9 @@ impl Lane {
         };
         if let Some(window) = window {
             self.windows.settled(window);
+        }
+        if let Some(key) = wrote {
+            self.wrote(key, now);
         }
     }
 

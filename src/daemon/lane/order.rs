@@ -1,14 +1,80 @@
-//! What the order of keys means for deliveries: who begins next, and who gets a row. [`Keys`](super::keys::Keys) says it.
+//! What keys mean for deliveries: who begins next, and who gets a row. [`Keys`](super::keys::Keys) says it where their order is kept,
+//! [`Places`] where so many of each run at the same time.
 
 use std::time::{Duration, Instant};
 
 use super::super::write::{Ended, Ticket};
 use super::delivery::Delivery;
 use super::keys::{Next, Waiting};
-use super::{Lane, Step};
-use crate::event::KeyHash;
+use super::{Lane, Place, Places, Step, Turn};
+use crate::event::{Event, KeyHash};
 
 impl Lane {
+    /// What stands for an event's key, if the lane looks at keys.
+    pub(super) fn key_of(&self, event: &Event) -> Option<KeyHash> {
+        let looks = self.keys.is_some() || self.places.is_some();
+        event.key.as_deref().filter(|_| looks).map(KeyHash::of)
+    }
+
+    /// Whether a delivery that was read goes now.
+    pub(super) fn turn(&mut self, ticket: Ticket, key: Option<KeyHash>) -> Turn {
+        let Some(key) = key else { return Turn::Now };
+        if let Some(keys) = &mut self.keys {
+            return keys.offer(key, ticket);
+        }
+        let event = self.deliveries.get(&ticket).map(|delivery| &delivery.event);
+        let (Some(places), Some(event)) = (&mut self.places, event) else { return Turn::Now };
+        match places.offer(key, event.key.as_deref().unwrap_or_default(), ticket, event.weight()) {
+            Place::Taken => Turn::Now,
+            Place::Later => Turn::Later,
+            Place::Parked => Turn::Blocked,
+        }
+    }
+
+    /// One that had a place does not go any more, or has ended: the next of its key may.
+    pub(super) fn leave_place(&mut self, ticket: Ticket, now: Instant) {
+        let key = self.deliveries.get(&ticket).and_then(|delivery| delivery.key);
+        let (Some(places), Some(key)) = (&mut self.places, key) else { return };
+        match places.free(key) {
+            Some(next) => {
+                self.unbegun -= 1;
+                self.enqueue_again(next);
+            }
+            None => self.claim_ready(now),
+        }
+    }
+
+    /// One that was claimed because it is due takes a place, or goes back; whether it goes.
+    pub(super) fn take_place(&mut self, ticket: Ticket, now: Instant, steps: &mut Vec<Step>) -> bool {
+        let (Some(places), Some(delivery)) = (&mut self.places, self.deliveries.get_mut(&ticket)) else { return true };
+        let Some(key) = delivery.key else { return true };
+        if places.take(key) {
+            return true;
+        }
+        places.put_back(key, delivery.event.key.as_deref().unwrap_or_default());
+        delivery.writes_row = true;
+        steps.extend(self.write(ticket, Ended::PutBack, now));
+        false
+    }
+
+    /// A row that waits for its key is committed.
+    pub(super) fn wrote(&mut self, key: KeyHash, now: Instant) {
+        if let Some(keys) = &mut self.keys {
+            keys.wrote(key);
+        }
+        if let Some(places) = &mut self.places {
+            places.wrote(key);
+            self.claim_ready(now);
+        }
+    }
+
+    /// Rows that have a place now are claimed as soon as there is a slot.
+    pub(super) fn claim_ready(&mut self, now: Instant) {
+        if self.places.as_ref().is_some_and(Places::has_ready) {
+            self.ready_at = Some(self.ready_at.map_or(now, |at| at.min(now)));
+        }
+    }
+
     /// A running attempt gets a row, and so do those behind it.
     pub(super) fn record_one(&mut self, ticket: Ticket, now: Instant, steps: &mut Vec<Step>) {
         steps.extend(self.write(ticket, Ended::StillRunning, now));
@@ -82,8 +148,7 @@ impl Lane {
         match next {
             Next::Goes(Waiting { ticket, has_row }) => {
                 self.unbegun -= usize::from(!has_row);
-                let priority = self.deliveries.get(&ticket).map_or(0, |delivery| delivery.priority);
-                self.enqueue(ticket, priority);
+                self.enqueue_again(ticket);
             }
             Next::IsClaimed => self.due_within(Duration::ZERO, now),
             Next::Nobody => {}
@@ -96,7 +161,15 @@ impl Lane {
             delivery.writes_row = true;
         }
         steps.extend(self.write(ticket, Ended::Blocked, now));
-        // If nobody is before it any more, it is due as soon as it is written.
-        self.due_within(Duration::ZERO, now);
+        if self.keys.is_some() {
+            // If nobody is before it any more, it is due as soon as it is written.
+            self.due_within(Duration::ZERO, now);
+        }
+    }
+
+    /// One that waited for its key goes into the queue.
+    pub(super) fn enqueue_again(&mut self, ticket: Ticket) {
+        let priority = self.deliveries.get(&ticket).map_or(0, |delivery| delivery.priority);
+        self.enqueue(ticket, priority);
     }
 }

@@ -19,7 +19,7 @@ use crate::event::EventId;
 use crate::observe::{Observation, Observer};
 use crate::snapshot::Snapshot;
 use crate::store::registry::{Beginning, Checkpoint, Registration};
-use crate::store::settle::Claim;
+use crate::store::settle::{Claim, Wanted};
 use crate::store::{Error, Store};
 
 /// Before a statement that was refused for something that passes is tried again; doubled from the first to the second. A
@@ -62,7 +62,7 @@ const GATHER: Duration = Duration::from_millis(10);
 #[derive(Debug)]
 pub enum Request {
     Write(Write),
-    Claim(Vec<(Arc<str>, usize)>),
+    Claim(Vec<Wanted>),
     Checkpoint(Vec<Checkpoint>),
     /// What running attempts said, and questions about silent ones.
     Beats(Beats),
@@ -265,7 +265,7 @@ mod tests {
 
     #[test]
     fn the_claim_that_a_bell_asks_for_lets_no_outcome_wait() {
-        assert!(!commits(&Request::Claim(vec![(Arc::from("greet"), 8)])));
+        assert!(!commits(&Request::Claim(Vec::new())));
         assert!(commits(&Request::Checkpoint(Vec::new())));
         assert!(commits(&Request::Ring));
     }

@@ -133,13 +133,13 @@ impl Term<'_> {
         self.context.observer.tell(&Observation::Reloaded { handlers: specs.len() });
     }
 
-    /// A lane keeps the order of keys from its beginning or not at all, and a flow its steps: with others, a handler leaves and comes
-    /// again.
+    /// A lane looks at keys in one way from its beginning, and a flow has its steps: with others, a handler leaves and comes again.
     fn leave_for_another_shape(&mut self, now: Instant) {
         let Some(specs) = self.reload.clone() else { return };
         let other = |slot: &Slot| {
             let spec = specs.iter().find(|spec| spec.name == slot.spec.name);
-            spec.is_some_and(|spec| spec.delivery.ordered != slot.spec.delivery.ordered || spec.part != slot.spec.part)
+            let keys = |spec: &HandlerSpec| (spec.delivery.ordered, spec.delivery.concurrency_per_key.is_some());
+            spec.is_some_and(|spec| keys(spec) != keys(&slot.spec) || spec.part != slot.spec.part)
         };
         self.leave(other, now);
     }

@@ -1,6 +1,5 @@
 //! Attempts that begin and end, and what is claimed, cancelled and written.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,7 +13,7 @@ use super::{PULSE_EVERY, Term};
 use crate::event::{Attempt, EventId, Heartbeats};
 use crate::observe::Observation;
 use crate::outcome::{Outcome, Settlement, failed_as};
-use crate::store::settle::{Claim, Claimed, Standing};
+use crate::store::settle::{Claim, Standing};
 
 impl Term<'_> {
     pub(super) fn take(&mut self, steps: Vec<Step>) {
@@ -201,10 +200,10 @@ impl Term<'_> {
         for id in ids {
             let room = self.room(id, now);
             let Some(slot) = self.slots.get_mut(&id).filter(|slot| !slot.leaving) else { continue };
-            let slots = slot.lane.claim(room, now);
-            if slots > 0 || all {
+            let wanted = slot.lane.claim(room, now);
+            if !wanted.is_empty() || all {
                 slot.gate.asks();
-                want.push((Arc::clone(&slot.spec.name), slots));
+                want.push(wanted);
             }
         }
         if !want.is_empty() || pulse {
@@ -225,17 +224,12 @@ impl Term<'_> {
                 self.poll(now);
             }
         }
-        let mut by_handler: HashMap<String, Vec<Claimed>> = HashMap::new();
-        for claimed in claim.claimed {
-            by_handler.entry(claimed.handler.clone()).or_default().push(claimed);
-        }
-        for Standing { handler, due_in, pause, limits } in claim.standings {
+        for Standing { handler, found, pause, limits } in claim.standings {
             // A handler that is leaving runs what was claimed for it: the attempt has been counted.
             let named = |(_, slot): &(&LaneId, &mut super::Slot)| *slot.spec.name == *handler;
             let Some((&id, slot)) = self.slots.iter_mut().find(named) else { continue };
-            let claimed = by_handler.remove(&handler).unwrap_or_default();
             let mut steps = Vec::new();
-            let ended = slot.lane.claimed(claimed, due_in, now, fastrand::f64(), &mut steps);
+            let ended = slot.lane.claimed(found, now, fastrand::f64(), &mut steps);
             if slot.leaving || self.stopping {
                 // What cannot begin at once does not begin any more.
                 slot.lane.drop_queue(now, &mut steps);

@@ -140,12 +140,13 @@ impl Term<'_> {
     fn pass_on_step(&mut self, ticket: Ticket, place: usize, now: Instant) {
         let Some(instance) = self.flows.instances.get_mut(&ticket) else { return };
         let lane = instance.lanes.get(place).copied().flatten();
-        let Some(slot) = lane.and_then(|lane| self.slots.get_mut(&lane)).filter(|slot| !slot.leaving) else {
-            // The handler of the step has just left the configuration.
+        let slot = lane.and_then(|lane| self.slots.get_mut(&lane)).filter(|slot| !slot.leaving);
+        let results = Arc::new(instance.course.results());
+        let Some(step) = slot.and_then(|slot| slot.lane.pass_on(&instance.event, results, now)) else {
+            // The handler of the step has just left the configuration, or as many of its key as may run do.
             instance.course.left(place);
             return self.go_on(ticket, now);
         };
-        let step = slot.lane.pass_on(&instance.event, Arc::new(instance.course.results()), now);
         self.flows.steps.insert(step, StepOf { instance: ticket, place, succeeded: None });
         self.flows.passed_on = true;
     }
