@@ -122,3 +122,38 @@ async fn the_hot_statements_are_planned_by_index_and_never_sorted() {
         expect_file!["queries/plans.txt"].assert_eq(&(tail_plans.concat() + &due));
     }
 }
+
+/// What a statement reads, in pages: the planner's own count of a run of it.
+async fn pages(session: &Session, name: &str, arguments: &str) -> (u32, String) {
+    let (_, text) = statements().into_iter().find(|(of, _)| of == name).unwrap();
+    let explain = format!("EXPLAIN (ANALYZE, BUFFERS) EXECUTE {name} ({arguments})");
+    session.client.batch_execute(&format!("PREPARE {name} AS {text}")).await.unwrap();
+    let lines = session.client.query(&explain, &[]).await.unwrap();
+    let plan: Vec<&str> = lines.iter().map(|line| line.get(0)).collect();
+    let pages = plan.iter().find_map(|line| line.trim().strip_prefix("Buffers: shared hit=")).unwrap();
+    (pages.split(' ').next().unwrap().parse().unwrap(), plan.join("\n"))
+}
+
+#[tokio::test]
+async fn what_compares_a_range_of_the_log_reads_each_row_once_whatever_the_planner_knows() {
+    let database = Database::new().await;
+    let session = database.session().await;
+    // Nobody has analyzed these tables since they were empty.
+    let fill = "
+        INSERT INTO outbox.handler (name, topics, topic_regex, kind, settings, first_id)
+        VALUES ('all', '{#}', outbox.topic_regex('{#}'), 'rust', '{}', 0);
+        INSERT INTO outbox.event (topic, payload) SELECT 'load.common', '{}' FROM generate_series(1, 4000);
+        INSERT INTO outbox.done (event_id, handler, outcome, attempt, started_at, finished_at)
+        SELECT id, 'all', 'done', 1, now(), now() FROM outbox.event WHERE id <= 2000;
+        INSERT INTO outbox.open (event_id, handler, state, due_at, topic, payload, headers, priority, created_at)
+        SELECT id, 'all', 'scheduled', now() + interval '1 hour', topic, payload, headers, priority, created_at
+        FROM outbox.event WHERE id > 2000";
+    session.client.batch_execute(fill).await.unwrap();
+    let position: String = session.client.query_one("SELECT pg_current_snapshot()::text", &[]).await.unwrap().get(0);
+    let sweep = format!("1, 10001, '{{all}}', '{{{position}}}'");
+    for (name, arguments) in [("sweep", sweep.as_str()), ("check_partition", "1, 1000001, 0")] {
+        let (pages, plan) = pages(&session, name, arguments).await;
+        // Two descents for each event; to read the range again for each takes 138,000.
+        assert!((4000..40_000).contains(&pages), "{name}: {pages} pages for 4000 events\n{plan}");
+    }
+}

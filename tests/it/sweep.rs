@@ -7,7 +7,7 @@ use outboxd::config::DeliveryConfig;
 use outboxd::postgres::Session;
 
 use crate::harness::workload::{COMMON, Gate, NARROW, Receipts, assert_done, insert};
-use crate::harness::{Database, Running, daemon, text, until};
+use crate::harness::{Database, Running, daemon, until};
 
 /// `WHERE` for these ids.
 fn among(ids: &BTreeSet<i64>) -> String {
@@ -143,32 +143,4 @@ async fn in_another_cluster_a_handler_whose_topics_were_widened_still_gets_its_b
     assert_done(&database, "wider", &events).await;
     assert_eq!((receipts.events(), receipts.repeated()), (events, 0));
     running.stop().await;
-}
-
-#[tokio::test]
-async fn the_sweep_reads_each_row_once_whatever_the_planner_knows() {
-    let database = Database::new().await;
-    let session = database.session().await;
-    // Nobody has analyzed these tables since they were empty.
-    let fill = "
-        INSERT INTO outbox.handler (name, topics, topic_regex, kind, settings, first_id)
-        VALUES ('all', '{#}', outbox.topic_regex('{#}'), 'rust', '{}', 0);
-        INSERT INTO outbox.event (topic, payload) SELECT 'load.common', '{}' FROM generate_series(1, 4000);
-        INSERT INTO outbox.done (event_id, handler, outcome, attempt, started_at, finished_at)
-        SELECT id, 'all', 'done', 1, now(), now() FROM outbox.event WHERE id <= 2000;
-        INSERT INTO outbox.open (event_id, handler, state, due_at, topic, payload, headers, priority, created_at)
-        SELECT id, 'all', 'scheduled', now() + interval '1 hour', topic, payload, headers, priority, created_at
-        FROM outbox.event WHERE id BETWEEN 2001 AND 3990";
-    session.client.batch_execute(fill).await.unwrap();
-    let sweep = include_str!("../../sql/sweep.sql");
-    session.client.batch_execute(&format!("PREPARE sweep AS {sweep}")).await.unwrap();
-    let position = text(&session, "SELECT pg_current_snapshot()").await;
-    let explain = format!("EXPLAIN (ANALYZE, BUFFERS) EXECUTE sweep (1, 10001, '{{all}}', '{{{position}}}')");
-    let plan = session.client.query(&explain, &[]).await.unwrap();
-    let plan: Vec<&str> = plan.iter().map(|row| row.get(0)).collect();
-    let buffers = plan.iter().find_map(|line| line.trim().strip_prefix("Buffers: shared hit=")).unwrap();
-    let buffers: u32 = buffers.split(' ').next().unwrap().parse().unwrap();
-    assert!(buffers < 2000, "{buffers} buffers for 4000 events\n{}", plan.join("\n"));
-    let found = "SELECT count(*) FROM outbox.open WHERE event_id > 3990 AND due_at <= now()";
-    assert_eq!(text(&session, found).await, "10");
 }
