@@ -69,14 +69,14 @@ impl Lane {
 
     /// Takes a delivery out of where it waits for its turn; whether it did.
     pub(super) fn unqueue(&mut self, ticket: Ticket, now: Instant) -> bool {
-        let key = self.deliveries.get(&ticket).and_then(|delivery| delivery.key);
-        if let (Some(keys), Some(key)) = (&mut self.keys, key)
+        let Some(delivery) = self.deliveries.get(&ticket) else { return false };
+        if let (Some(keys), Some(key)) = (&mut self.keys, delivery.key)
             && keys.withdraw(key, ticket)
         {
-            self.unbegun -= usize::from(self.deliveries.get(&ticket).is_some_and(|delivery| !delivery.has_row));
+            self.unbegun -= usize::from(!delivery.has_row);
             return true;
         }
-        if let (Some(places), Some(key)) = (&mut self.places, key)
+        if let (Some(places), Some(key)) = (&mut self.places, delivery.counted())
             && places.withdraw(key, ticket)
         {
             self.unbegun -= 1;

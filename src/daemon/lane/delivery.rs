@@ -27,7 +27,7 @@ pub(super) struct Delivery {
     pub(super) polls: u32,
     pub(super) answer_by: Option<Instant>,
     pub(super) has_row: bool,
-    /// Its key, if the lane keeps the order of keys.
+    /// Its key, if the lane looks at keys.
     pub(super) key: Option<KeyHash>,
     /// A row that holds its key is being written.
     pub(super) writes_row: bool,
@@ -145,6 +145,11 @@ impl Delivery {
     pub(super) fn asked(&self, now: Instant) -> Asked {
         let left = self.answer_by.map(|at| at.saturating_duration_since(now));
         Asked { polls: self.polls, left }
+    }
+
+    /// The key whose attempts are counted, its own among them.
+    pub(super) fn counted(&self) -> Option<&str> {
+        self.key.and(self.event.key.as_deref())
     }
 
     /// Whether it has neither begun nor been written.

@@ -22,7 +22,7 @@ impl Lane {
     /// of its key as may run do, and it has to wait with a row.
     pub fn pass_on(&mut self, event: &Arc<Event>, results: Arc<Value>, now: Instant) -> Option<Ticket> {
         let key = self.key_of(event);
-        if let (Some(places), Some(key)) = (&mut self.places, key)
+        if let (Some(places), Some(key)) = (&mut self.places, event.key.as_deref())
             && !places.take(key)
         {
             return None;

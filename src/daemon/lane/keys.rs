@@ -48,7 +48,7 @@ pub enum Turn {
     Now,
     /// It waits in memory.
     Later,
-    /// It gets a row, behind the others of its key.
+    /// It gets a row, behind others of its key.
     Blocked,
 }
 

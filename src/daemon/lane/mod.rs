@@ -24,7 +24,7 @@ use self::call::{Batch, BatchId};
 use self::delivery::{Delivery, OfLane, Stage};
 pub use self::delivery::{EndedAttempt, Offer, Start, Step};
 use self::keys::{Keys, Turn};
-use self::places::{Place, Places};
+use self::places::Places;
 use self::rate::Rate;
 use super::windows::Windows;
 use super::write::{Ended, Fate, LaneId, Ticket, Write};
@@ -326,7 +326,7 @@ impl Lane {
     /// What was written for this delivery is committed.
     pub fn written(&mut self, ticket: Ticket, fate: Fate, now: Instant, steps: &mut Vec<Step>) {
         let Some(delivery) = self.deliveries.get_mut(&ticket) else { return };
-        let wrote = delivery.key.filter(|_| std::mem::take(&mut delivery.writes_row));
+        let wrote = std::mem::take(&mut delivery.writes_row).then(|| (delivery.key, Arc::clone(&delivery.event)));
         let window = match fate {
             Fate::Recorded => {
                 let (window, waits) = (delivery.window.take(), delivery.stage == Stage::Recording);
@@ -343,8 +343,8 @@ impl Lane {
         if let Some(window) = window {
             self.windows.settled(window);
         }
-        if let Some(key) = wrote {
-            self.wrote(key, now);
+        if let Some((Some(key), event)) = wrote {
+            self.wrote(key, &event, now);
         }
     }
 

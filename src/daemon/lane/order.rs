@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::super::write::{Ended, Ticket};
 use super::delivery::Delivery;
 use super::keys::{Next, Waiting};
-use super::{Lane, Place, Places, Step, Turn};
+use super::{Lane, Places, Step, Turn};
 use crate::event::{Event, KeyHash};
 
 impl Lane {
@@ -24,16 +24,12 @@ impl Lane {
         }
         let event = self.deliveries.get(&ticket).map(|delivery| &delivery.event);
         let (Some(places), Some(event)) = (&mut self.places, event) else { return Turn::Now };
-        match places.offer(key, event.key.as_deref().unwrap_or_default(), ticket, event.weight()) {
-            Place::Taken => Turn::Now,
-            Place::Later => Turn::Later,
-            Place::Parked => Turn::Blocked,
-        }
+        places.offer(event.key.as_deref().unwrap_or_default(), ticket, event.weight())
     }
 
     /// One that had a place does not go any more, or has ended: the next of its key may.
     pub(super) fn leave_place(&mut self, ticket: Ticket, now: Instant) {
-        let key = self.deliveries.get(&ticket).and_then(|delivery| delivery.key);
+        let key = self.deliveries.get(&ticket).and_then(Delivery::counted);
         let (Some(places), Some(key)) = (&mut self.places, key) else { return };
         match places.free(key) {
             Some(next) => {
@@ -47,23 +43,23 @@ impl Lane {
     /// One that was claimed because it is due takes a place, or goes back; whether it goes.
     pub(super) fn take_place(&mut self, ticket: Ticket, now: Instant, steps: &mut Vec<Step>) -> bool {
         let (Some(places), Some(delivery)) = (&mut self.places, self.deliveries.get_mut(&ticket)) else { return true };
-        let Some(key) = delivery.key else { return true };
+        let Some(key) = delivery.counted() else { return true };
         if places.take(key) {
             return true;
         }
-        places.put_back(key, delivery.event.key.as_deref().unwrap_or_default());
+        places.put_back(key);
         delivery.writes_row = true;
         steps.extend(self.write(ticket, Ended::PutBack, now));
         false
     }
 
     /// A row that waits for its key is committed.
-    pub(super) fn wrote(&mut self, key: KeyHash, now: Instant) {
+    pub(super) fn wrote(&mut self, key: KeyHash, event: &Event, now: Instant) {
         if let Some(keys) = &mut self.keys {
             keys.wrote(key);
         }
         if let Some(places) = &mut self.places {
-            places.wrote(key);
+            places.wrote(event.key.as_deref().unwrap_or_default());
             self.claim_ready(now);
         }
     }

@@ -4,15 +4,14 @@
 //! only keeps what waits; its rows are claimed by key as soon as there is a place. A key with much to do takes no more than its share
 //! of the lane: what is beyond it gets a row, and the lane goes on to the others.
 //!
-//! Keys are known by a hash. Two keys with the same one share their places.
 //! Pure, and bounded: see [`WAITING_MAX`], [`WAITING_BYTES_MAX`], [`OF_ALL_KEYS`] and [`KEYS_MAX`].
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use super::super::write::Ticket;
+use super::keys::Turn;
 use super::{LANE_BYTES_MAX, LANE_DELIVERIES_MAX};
-use crate::event::KeyHash;
 use crate::store::settle::Parked;
 
 /// Deliveries of a key that wait in memory at most: a sixteenth of the lane, so eight keys with a backlog leave half of it to others.
@@ -28,15 +27,13 @@ pub const KEYS_MAX: usize = 100_000;
 #[derive(Debug)]
 pub struct Places {
     most: usize,
-    keys: HashMap<KeyHash, Key>,
+    keys: HashMap<Arc<str>, Key>,
     /// Deliveries that wait in memory.
     waiting: Load,
     /// Keys of which rows wait for a place.
     parked: usize,
     /// Those of them with a free place, the first for longest. One that has none any more is passed over.
-    ready: VecDeque<KeyHash>,
-    /// Places that are kept for a claim under way.
-    asked: HashMap<KeyHash, usize>,
+    ready: VecDeque<Arc<str>>,
 }
 
 #[derive(Debug, Default)]
@@ -62,91 +59,82 @@ struct Waiting {
 }
 
 /// Rows of a key that wait for a place.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Rows {
-    key: Arc<str>,
     /// Those that are being written.
     writing: usize,
+    /// Places that are kept for those which a claim under way brings.
+    asked: usize,
     /// There may be some that a claim finds.
     there: bool,
-    /// It is among those that are ready.
+    /// The key is among those that are ready.
     is_ready: bool,
-}
-
-/// What becomes of a delivery without a row.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Place {
-    /// It goes.
-    Taken,
-    /// It waits in memory.
-    Later,
-    /// It gets a row.
-    Parked,
 }
 
 impl Places {
     /// At most so many of a key at a time, with the keys of the rows that wait already.
     #[must_use]
     pub fn new(most: usize, parked: &[Arc<str>]) -> Self {
-        let (keys, ready, asked) = (HashMap::new(), VecDeque::new(), HashMap::new());
-        let mut places = Self { most, keys, waiting: Load::default(), parked: 0, ready, asked };
+        let (keys, ready) = (HashMap::new(), VecDeque::new());
+        let mut places = Self { most, keys, waiting: Load::default(), parked: 0, ready };
         for key in parked {
-            places.rows(KeyHash::of(key), key).there = true;
-            places.make_ready(KeyHash::of(key));
+            places.rows(key).there = true;
+            places.make_ready(key);
         }
         places
     }
 
     /// A delivery that was read wants to go. It goes behind those of its key that were read before, where they wait.
-    pub fn offer(&mut self, hash: KeyHash, key: &str, ticket: Ticket, weight: usize) -> Place {
-        let (most, is_full) = (self.most, self.is_full());
-        let entry = self.keys.entry(hash).or_default();
-        let has_share = entry.load.reaches(1) || (entry.taken >= most && self.waiting.reaches(OF_ALL_KEYS));
+    pub fn offer(&mut self, key: &str, ticket: Ticket, weight: usize) -> Turn {
+        let is_full = self.is_full();
+        let entry = self.keys.entry(key.into()).or_default();
+        let has_place = entry.taken < self.most;
+        let has_share = entry.load.reaches(1) || (!has_place && self.waiting.reaches(OF_ALL_KEYS));
         if entry.rows.is_some() || (has_share && !is_full) {
-            self.rows(hash, key).writing += 1;
-            Place::Parked
-        } else if entry.taken < most {
+            self.rows(key).writing += 1;
+            Turn::Blocked
+        } else if has_place {
             entry.taken += 1;
-            Place::Taken
+            Turn::Now
         } else {
             entry.waiting.push_back(Waiting { ticket, weight });
             entry.load.add(weight);
             self.waiting.add(weight);
-            Place::Later
+            Turn::Later
         }
     }
 
-    /// Takes a place for one that is not written down if there is none.
-    pub fn take(&mut self, hash: KeyHash) -> bool {
-        let entry = self.keys.entry(hash).or_default();
-        let free = entry.taken < self.most;
-        entry.taken += usize::from(free);
-        free
+    /// Takes a place for one that does not wait in memory; false if there is none.
+    pub fn take(&mut self, key: &str) -> bool {
+        let entry = self.keys.entry(key.into()).or_default();
+        let has_place = entry.taken < self.most;
+        entry.taken += usize::from(has_place);
+        has_place
     }
 
     /// One that was claimed has no place: its row waits, too.
-    pub fn put_back(&mut self, hash: KeyHash, key: &str) {
-        self.rows(hash, key).writing += 1;
+    pub fn put_back(&mut self, key: &str) {
+        self.rows(key).writing += 1;
     }
 
     /// A place is free. Returns the delivery that takes it.
-    pub fn free(&mut self, hash: KeyHash) -> Option<Ticket> {
-        let entry = self.keys.get_mut(&hash)?;
+    pub fn free(&mut self, key: &str) -> Option<Ticket> {
+        let entry = self.keys.get_mut(key)?;
         entry.taken = entry.taken.saturating_sub(1);
         let next = entry.next(self.most, &mut self.waiting);
         if next.is_none() {
-            self.make_ready(hash);
+            self.make_ready(key);
         }
-        self.forget_if_free(hash);
+        self.forget_if_free(key);
         next
     }
 
     /// A row of this key that was being written is committed.
-    pub fn wrote(&mut self, hash: KeyHash) {
-        if let Some(rows) = self.keys.get_mut(&hash).and_then(|entry| entry.rows.as_mut()) {
+    pub fn wrote(&mut self, key: &str) {
+        if let Some(rows) = self.keys.get_mut(key).and_then(|entry| entry.rows.as_mut()) {
             rows.writing = rows.writing.saturating_sub(1);
             rows.there = true;
-            self.make_ready(hash);
+            self.make_ready(key);
         }
     }
 
@@ -154,22 +142,21 @@ impl Places {
     pub fn ask(&mut self, mut most: usize) -> Vec<(Arc<str>, usize)> {
         let mut asked = Vec::new();
         while most > 0
-            && let Some(hash) = self.ready.pop_front()
+            && let Some(key) = self.ready.pop_front()
         {
-            let Some(entry) = self.keys.get_mut(&hash) else { continue };
+            let Some(entry) = self.keys.get_mut(&key) else { continue };
             let free = self.most.saturating_sub(entry.taken);
             let Some(rows) = &mut entry.rows else { continue };
             rows.is_ready = false;
             if free == 0 || !rows.there {
                 continue;
             }
-            let count = free.min(most);
-            most -= count;
-            entry.taken += count;
+            rows.asked = free.min(most);
             // The claim says whether others are left; what is written meanwhile says so itself.
             rows.there = false;
-            asked.push((Arc::clone(&rows.key), count));
-            self.asked.insert(hash, count);
+            most -= rows.asked;
+            entry.taken += rows.asked;
+            asked.push((key, rows.asked));
         }
         asked
     }
@@ -177,16 +164,15 @@ impl Places {
     /// What became of the rows that were asked for.
     pub fn claimed(&mut self, parked: &[Parked]) {
         for Parked { key, claimed, left } in parked {
-            let hash = KeyHash::of(key);
-            let asked = self.asked.remove(&hash).unwrap_or_default();
-            if let Some(entry) = self.keys.get_mut(&hash) {
-                entry.taken = entry.taken.saturating_sub(asked.saturating_sub(*claimed));
-                if let Some(rows) = &mut entry.rows {
-                    rows.there |= left;
-                }
+            if let Some(entry) = self.keys.get_mut(&**key)
+                && let Some(rows) = &mut entry.rows
+            {
+                let unused = std::mem::take(&mut rows.asked).saturating_sub(*claimed);
+                rows.there |= left;
+                entry.taken = entry.taken.saturating_sub(unused);
             }
-            self.make_ready(hash);
-            self.forget_if_free(hash);
+            self.make_ready(key);
+            self.forget_if_free(key);
         }
     }
 
@@ -194,43 +180,34 @@ impl Places {
     pub fn resize(&mut self, most: usize) -> Vec<Ticket> {
         self.most = most;
         let mut taken = Vec::new();
-        let hashes: Vec<KeyHash> = self.keys.keys().copied().collect();
-        for hash in hashes {
-            if let Some(entry) = self.keys.get_mut(&hash) {
+        let keys: Vec<Arc<str>> = self.keys.keys().cloned().collect();
+        for key in keys {
+            if let Some(entry) = self.keys.get_mut(&key) {
                 taken.extend(std::iter::from_fn(|| entry.next(most, &mut self.waiting)));
             }
-            self.make_ready(hash);
+            self.make_ready(&key);
         }
         taken
     }
 
     /// A delivery that was waiting in memory is gone; whether it was there.
-    pub fn withdraw(&mut self, hash: KeyHash, ticket: Ticket) -> bool {
-        let Some(entry) = self.keys.get_mut(&hash) else { return false };
-        let Some(place) = entry.waiting.iter().position(|waiting| waiting.ticket == ticket) else { return false };
-        if let Some(Waiting { weight, .. }) = entry.waiting.remove(place) {
-            entry.load.remove(weight);
-            self.waiting.remove(weight);
-        }
+    pub fn withdraw(&mut self, key: &str, ticket: Ticket) -> bool {
+        let Some(entry) = self.keys.get_mut(key) else { return false };
+        let place = entry.waiting.iter().position(|waiting| waiting.ticket == ticket);
+        let Some(Waiting { weight, .. }) = place.and_then(|place| entry.waiting.remove(place)) else { return false };
+        entry.load.remove(weight);
+        self.waiting.remove(weight);
         true
-    }
-
-    /// Whether this delivery waits in memory.
-    #[must_use]
-    pub fn waits(&self, hash: KeyHash, ticket: Ticket) -> bool {
-        self.keys.get(&hash).is_some_and(|entry| entry.waiting.iter().any(|waiting| waiting.ticket == ticket))
     }
 
     /// Everybody who waits in memory, who waits no more.
     pub fn drain(&mut self) -> Vec<Ticket> {
         self.waiting = Load::default();
-        self.keys
-            .values_mut()
-            .flat_map(|entry| {
-                entry.load = Load::default();
-                entry.waiting.drain(..).map(|waiting| waiting.ticket)
-            })
-            .collect()
+        let waiting = self.keys.values_mut().flat_map(|entry| {
+            entry.load = Load::default();
+            entry.waiting.drain(..)
+        });
+        waiting.map(|waiting| waiting.ticket).collect()
     }
 
     /// Whether a claim may find rows that have a place.
@@ -245,30 +222,29 @@ impl Places {
         self.parked >= KEYS_MAX
     }
 
-    fn rows(&mut self, hash: KeyHash, key: &str) -> &mut Rows {
-        self.keys.entry(hash).or_default().rows.get_or_insert_with(|| {
+    fn rows(&mut self, key: &str) -> &mut Rows {
+        self.keys.entry(key.into()).or_default().rows.get_or_insert_with(|| {
             self.parked += 1;
-            Rows { key: key.into(), writing: 0, there: false, is_ready: false }
+            Rows::default()
         })
     }
 
-    fn make_ready(&mut self, hash: KeyHash) {
-        let Some(entry) = self.keys.get_mut(&hash).filter(|entry| entry.taken < self.most) else { return };
+    fn make_ready(&mut self, key: &str) {
+        let Some(entry) = self.keys.get_mut(key).filter(|entry| entry.taken < self.most) else { return };
         if let Some(rows) = entry.rows.as_mut().filter(|rows| rows.there && !rows.is_ready) {
             rows.is_ready = true;
-            self.ready.push_back(hash);
+            self.ready.push_back(key.into());
         }
     }
 
-    fn forget_if_free(&mut self, hash: KeyHash) {
-        let Some(entry) = self.keys.get_mut(&hash) else { return };
-        let is_asked = self.asked.contains_key(&hash);
-        if entry.rows.as_ref().is_some_and(|rows| !rows.there && rows.writing == 0 && !is_asked) {
+    fn forget_if_free(&mut self, key: &str) {
+        let Some(entry) = self.keys.get_mut(key) else { return };
+        if entry.rows.as_ref().is_some_and(|rows| !rows.there && rows.writing == 0 && rows.asked == 0) {
             entry.rows = None;
             self.parked -= 1;
         }
         if entry.taken == 0 && entry.waiting.is_empty() && entry.rows.is_none() {
-            self.keys.remove(&hash);
+            self.keys.remove(key);
         }
     }
 }
