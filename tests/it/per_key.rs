@@ -194,7 +194,10 @@ async fn what_waits_for_its_key_is_found_again_after_a_crash() {
     let session = database.session().await;
     insert(&session, "hot", 1000).await;
     insert(&session, "other", 1).await;
-    let start = async || Running::start(daemon(&database).handler_with("h", per_key(2), calls.handler(0))).await;
+    // What has not begun is no retry, and not limited like one.
+    let retry = RetryPolicy { rate: Some(1), concurrency: Some(1), ..per_key(2).retry };
+    let config = DeliveryConfig { retry, ..per_key(2) };
+    let start = async || Running::start(daemon(&database).handler_with("h", config.clone(), calls.handler(0))).await;
     let running = start().await;
     until("some wait with a row", async || text(&session, "SELECT blocked > 500 FROM outbox.backlog").await == "true")
         .await;

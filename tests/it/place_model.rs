@@ -99,8 +99,8 @@ fn new_lane(config: &DeliveryConfig, parked: Vec<Arc<str>>, now: Instant) -> Lan
 }
 
 impl World {
-    fn new(most: usize, record: Record, batch: Option<BatchConfig>) -> Self {
-        let retry = RetryPolicy { max_attempts: 3, ..RetryPolicy::default() };
+    fn new(most: usize, record: Record, batch: Option<BatchConfig>, concurrency: Option<usize>) -> Self {
+        let retry = RetryPolicy { max_attempts: 3, concurrency, ..RetryPolicy::default() };
         let topics = vec!["#".parse().unwrap()];
         let concurrency_per_key = Some(most);
         let config =
@@ -439,10 +439,11 @@ proptest! {
 
     #[test]
     fn a_key_has_no_more_attempts_than_it_may_and_none_is_forgotten(
-        most in 1usize..4, record in any::<bool>(), batch in option::of((2usize..4, 0u64..4)), acts in vec(act(), 1..100),
+        most in 1usize..4, record in any::<bool>(), batch in option::of((2usize..4, 0u64..4)), retries in option::of(1usize..3),
+        acts in vec(act(), 1..100),
     ) {
         let batch = batch.map(|(max, wait)| BatchConfig { max, wait: Duration::from_secs(wait) });
-        let mut world = World::new(most, if record { Record::Start } else { Record::Late }, batch);
+        let mut world = World::new(most, if record { Record::Start } else { Record::Late }, batch, retries);
         for act in &acts {
             world.act(act);
         }

@@ -19,8 +19,9 @@ use crate::outcome::{Fault, Outcome};
 #[derive(Debug)]
 pub(super) struct Batch {
     deliveries: Vec<Ticket>,
-    /// Its first delivery came from `outbox.open`.
-    is_due: bool,
+    /// What its first delivery says of it: it came from `outbox.open`, and why.
+    claimed: bool,
+    parked: bool,
     /// Those that have not ended and were not taken away.
     left: usize,
     /// Those whose row is being written; it begins when there are none.
@@ -130,7 +131,8 @@ impl Lane {
         let Some(stage) = self.admit(ticket, None, now, steps) else { return };
         let Some(delivery) = self.deliveries.get_mut(&ticket) else { return };
         self.calls += 1;
-        self.calls_due += usize::from(delivery.claimed);
+        self.calls_due += usize::from(delivery.claimed && !delivery.parked);
+        self.calls_parked += usize::from(delivery.parked);
         if stage == Stage::Recording {
             self.recording += 1;
         } else {
@@ -141,7 +143,8 @@ impl Lane {
     /// Begins one call with these, as far as they have not expired.
     pub(super) fn begin_batch(&mut self, deliveries: &[Ticket], now: Instant, steps: &mut Vec<Step>) {
         let Some(id) = deliveries.first().map(|first| first.number) else { return };
-        let mut batch = Batch { deliveries: Vec::new(), is_due: false, left: 0, recording: 0, verdict: None };
+        let mut batch =
+            Batch { deliveries: Vec::new(), claimed: false, parked: false, left: 0, recording: 0, verdict: None };
         for &ticket in deliveries {
             if let Some(stage) = self.admit(ticket, Some(id), now, steps) {
                 batch.deliveries.push(ticket);
@@ -151,8 +154,9 @@ impl Lane {
         }
         let Some(first) = batch.deliveries.first().and_then(|ticket| self.deliveries.get(ticket)) else { return };
         self.calls += 1;
-        batch.is_due = first.claimed;
-        self.calls_due += usize::from(batch.is_due);
+        (batch.claimed, batch.parked) = (first.claimed, first.parked);
+        self.calls_due += usize::from(batch.claimed && !batch.parked);
+        self.calls_parked += usize::from(batch.parked);
         let records = batch.recording > 0;
         self.recording += usize::from(records);
         self.batches.insert(id, batch);
@@ -240,13 +244,10 @@ impl Lane {
     pub(super) fn release_slot(&mut self, ticket: Ticket, now: Instant, steps: &mut Vec<Step>) -> bool {
         let Some(delivery) = self.deliveries.get_mut(&ticket).filter(|delivery| delivery.runs()) else { return false };
         let recorded = std::mem::replace(&mut delivery.stage, Stage::Ended) == Stage::Recording;
-        let (claimed, batch) = (delivery.claimed, delivery.batch);
+        let (mut claimed, mut parked, batch) = (delivery.claimed, delivery.parked, delivery.batch);
         self.running -= 1;
-        let is_due = match batch {
-            None => {
-                self.recording -= usize::from(recorded);
-                claimed
-            }
+        match batch {
+            None => self.recording -= usize::from(recorded),
             Some(id) => {
                 if let Some(batch) = self.batches.get_mut(&id) {
                     batch.left -= 1;
@@ -257,11 +258,13 @@ impl Lane {
                 if self.batches.get(&id).is_some_and(|batch| batch.left > 0) {
                     return false;
                 }
-                self.batches.remove(&id).is_some_and(|batch| batch.is_due)
+                let batch = self.batches.remove(&id);
+                (claimed, parked) = batch.map_or((false, false), |batch| (batch.claimed, batch.parked));
             }
-        };
+        }
         self.calls -= 1;
-        self.calls_due -= usize::from(is_due);
+        self.calls_due -= usize::from(claimed && !parked);
+        self.calls_parked -= usize::from(parked);
         true
     }
 }

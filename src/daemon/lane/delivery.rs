@@ -33,6 +33,8 @@ pub(super) struct Delivery {
     pub(super) writes_row: bool,
     /// Came from `outbox.open`.
     pub(super) claimed: bool,
+    /// It did because its key had a place, not because it was due.
+    pub(super) parked: bool,
     pub(super) expires_at: Option<Instant>,
     /// Of a step: the results before it.
     pub(super) results: Option<Arc<Value>>,
@@ -132,6 +134,7 @@ impl Delivery {
             key: None,
             writes_row: false,
             claimed: false,
+            parked: false,
             expires_at: None,
             results: None,
             begun: false,

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::super::write::Ticket;
 use super::delivery::{Delivery, EndedAttempt, Step};
 use super::places::Places;
-use super::{Lane, Reserved};
+use super::{Lane, Rate, Reserved};
 use crate::outcome::{Failure, Outcome};
 use crate::store::settle::{Claimed, Found, Parked, Wanted};
 
@@ -41,24 +41,21 @@ impl Lane {
             // While first tries wait, a quarter of the slots, but never none, is for what is due.
             (self.config.concurrency / 4).max(1)
         };
-        let share = share.min(self.config.retry.concurrency.unwrap_or(usize::MAX));
-        let calls = free.min(share.saturating_sub(self.calls_due));
+        let calls = free.min(share.saturating_sub(self.calls_due + self.calls_parked));
         // One batch at a time: so many rows, and no more, come with an answer.
         let wanted = self.config.batch.map_or(calls, |batch| if calls > 0 { batch.max } else { 0 });
         let wanted = self.limit.as_mut().map_or(wanted, |limit| wanted.min(limit.there(now)));
-        let deliveries = self.rate.as_mut().map_or(wanted, |rate| rate.take(wanted, now));
-        if let Some(limit) = &mut self.limit {
-            limit.take(deliveries, now);
-        }
-        let parked = if ready { self.ask_for_parked(deliveries, due) } else { Vec::new() };
+        let parked = if ready { self.ask_for_parked(wanted, due) } else { Vec::new() };
         let of_parked: usize = parked.iter().map(|&(_, rows)| rows).sum();
-        let due = if due { deliveries - of_parked } else { 0 };
+        let due = if due { self.may_run_again(wanted - of_parked, now) } else { 0 };
         if due > 0 {
             // What becomes due while the claim is under way must not be forgotten: the answer does not know it.
             self.due_at = None;
         }
-        self.uncount(deliveries - of_parked - due);
         let deliveries = of_parked + due;
+        if let Some(limit) = &mut self.limit {
+            limit.take(deliveries, now);
+        }
         let calls = if self.config.batch.is_some() { deliveries.min(1) } else { deliveries };
         self.reserved = Reserved { calls, deliveries, due };
         self.wanted(due, parked)
@@ -82,11 +79,12 @@ impl Lane {
         places.ask(most)
     }
 
-    /// Attempts that were counted and do not begin.
-    fn uncount(&mut self, attempts: usize) {
-        for rate in [&mut self.rate, &mut self.limit].into_iter().flatten() {
-            rate.give_back(attempts);
-        }
+    /// Of so many that are due, those that the limits of retries let begin; they are counted by that.
+    fn may_run_again(&mut self, deliveries: usize, now: Instant) -> usize {
+        let calls = self.config.retry.concurrency.map_or(usize::MAX, |most| most.saturating_sub(self.calls_due));
+        let most = self.config.batch.map_or(calls, |_| if calls > 0 { usize::MAX } else { 0 });
+        let deliveries = deliveries.min(most);
+        self.rate.as_mut().map_or(deliveries, |rate| rate.take(deliveries, now))
     }
 
     /// The answer to a claim: what has been started in the database, and when the next one is due. Returns the attempts that
@@ -94,10 +92,9 @@ impl Lane {
     pub fn claimed(&mut self, found: Found, now: Instant, random: f64, steps: &mut Vec<Step>) -> Vec<EndedAttempt> {
         let Found { claimed, parked, due_in } = found;
         let reserved = std::mem::take(&mut self.reserved);
-        let unused = reserved.deliveries.saturating_sub(claimed.len());
-        let due = claimed.iter().filter(|claimed| !claimed.parked).count();
+        let (all, due) = (claimed.len(), claimed.iter().filter(|claimed| !claimed.parked).count());
         self.due_again(reserved.due.saturating_sub(due), due_in, &parked, now);
-        let (mut ended, mut unused) = (Vec::new(), unused);
+        let (mut ended, mut back) = (Vec::new(), 0);
         for claimed in claimed {
             match self.claimed_one(claimed, now, random, steps) {
                 Taken::Goes(ticket) if self.config.batch.is_some() => {
@@ -106,11 +103,17 @@ impl Lane {
                 }
                 Taken::Goes(ticket) => self.begin(ticket, now, steps),
                 Taken::Waits => {}
-                Taken::GoesBack => unused += 1,
+                Taken::GoesBack => back += 1,
                 Taken::Ended(attempt) => ended.extend(attempt),
             }
         }
-        self.uncount(unused);
+        // What was counted and does not begin.
+        if let Some(limit) = &mut self.limit {
+            limit.give_back(reserved.deliveries.saturating_sub(all) + back);
+        }
+        if let Some(rate) = &mut self.rate {
+            rate.give_back(reserved.due.saturating_sub(due) + back);
+        }
         // One call was kept for them; what does not fit into it waits for another.
         if let Some(batch) = self.config.batch.filter(|_| !self.due_queue.is_empty()) {
             let deliveries = self.take_batch(batch, now);
@@ -161,6 +164,7 @@ impl Lane {
             has_row: true,
             key,
             claimed: true,
+            parked,
             expires_at: expires_in.map(|left| now + left),
             results: results.map(Arc::new),
             due_at: now.checked_sub(overdue),
@@ -195,13 +199,12 @@ impl Lane {
 
     /// When a claim may find something, as far as slots allow one. With none free, the end of an attempt is what to wait for.
     pub(super) fn due_at(&self) -> Option<Instant> {
-        let share = self.config.retry.concurrency.unwrap_or(usize::MAX);
-        let has_slot = self.reserved.calls == 0
-            && self.due_queue.is_empty()
-            && self.calls < self.config.concurrency
-            && self.calls_due < share;
-        let due = self.due_at.filter(|_| !self.places.as_ref().is_some_and(Places::is_full));
+        let has_slot = self.reserved.calls == 0 && self.due_queue.is_empty() && self.calls < self.config.concurrency;
+        let run_again = self.config.retry.concurrency.is_none_or(|most| self.calls_due < most)
+            && !self.places.as_ref().is_some_and(Places::is_full);
+        let not_before = |at: Instant, rate: &Option<Rate>| rate.as_ref().map_or(at, |rate| at.max(rate.next()));
+        let due = self.due_at.filter(|_| run_again).map(|at| not_before(at, &self.rate));
         let at = due.into_iter().chain(self.ready_at).min().filter(|_| has_slot)?;
-        Some([&self.rate, &self.limit].into_iter().flatten().fold(at, |at, rate| at.max(rate.next())))
+        Some(not_before(at, &self.limit))
     }
 }

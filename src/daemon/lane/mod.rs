@@ -64,9 +64,10 @@ pub struct Lane {
     next_ticket: u64,
     /// Deliveries that run.
     running: usize,
-    /// The calls they are in, and those of them with what came from `outbox.open`.
+    /// The calls they are in, and those of them with what came from `outbox.open`, because it was due or because its key had a place.
     calls: usize,
     calls_due: usize,
+    calls_parked: usize,
     batches: FxHashMap<BatchId, Batch>,
     /// Slots kept for a claim that is under way.
     reserved: Reserved,
@@ -123,6 +124,7 @@ impl Lane {
             running: 0,
             calls: 0,
             calls_due: 0,
+            calls_parked: 0,
             batches: FxHashMap::default(),
             reserved: Reserved::default(),
             recording: 0,
