@@ -52,6 +52,7 @@ pub(crate) fn compare(plan: &Plan, ledger: &Ledger, facts: &Facts, daemons: &[Ar
         case.attempts();
         case.order();
         case.overlaps();
+        case.places();
         case.conservation();
         case.effects();
         case.program();
@@ -272,6 +273,34 @@ impl Case<'_> {
                 let [first, second] = pair else { continue };
                 if first.daemon == second.daemon && second.began + OVERLAP_MIN < first.ended {
                     self.found.add("I7", format!("{handler} had two attempts of {number}: {first:?} and {second:?}"));
+                }
+            }
+        }
+    }
+
+    /// I7: nor more attempts of a key than its handler may have at a time.
+    fn places(&mut self) {
+        for handler in &HANDLERS {
+            let Some(most) = handler.per_key else { continue };
+            let mut by_key: HashMap<(&str, &str), Vec<&Receipt>> = HashMap::new();
+            for ((_, number), receipts) in self.entries.receipts.iter().filter(|((of, _), _)| *of == handler.name) {
+                let Some(key) = self.entries.intents.get(number).and_then(|intent| intent.key.as_deref()) else {
+                    continue;
+                };
+                for receipt in receipts {
+                    by_key.entry((&receipt.daemon, key)).or_default().push(receipt);
+                }
+            }
+            for ((daemon, key), mut receipts) in by_key {
+                receipts.sort_by_key(|receipt| receipt.began);
+                for (at, receipt) in receipts.iter().enumerate() {
+                    let before =
+                        receipts[..at].iter().filter(|other| receipt.began + OVERLAP_MIN < other.ended).count();
+                    if before >= most {
+                        let text =
+                            format!("{}: {daemon} had {} attempts of key {key}: {receipt:?}", handler.name, before + 1);
+                        self.found.add("I7", text);
+                    }
                 }
             }
         }

@@ -27,6 +27,8 @@ pub(crate) struct Handler {
     pub(crate) max_attempts: u32,
     /// The order per key is promised.
     pub(crate) ordered: bool,
+    /// So many attempts of a key run at the same time.
+    pub(crate) per_key: Option<usize>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,9 +41,11 @@ pub(crate) enum Kind {
 const EVERYTHING_ENDS: u32 = 1000;
 const CALM: Kind = Kind::Http { moody: false };
 
-pub(crate) const HANDLERS: [Handler; 7] = [
+pub(crate) const HANDLERS: [Handler; 8] = [
     handler("sink", &["load"], Kind::Http { moody: true }, EVERYTHING_ENDS),
     Handler { ordered: true, ..handler("orderly", &["load"], Kind::Http { moody: true }, EVERYTHING_ENDS) },
+    // One, so that a second one shows soon.
+    Handler { per_key: Some(1), ..handler("fair", &["load"], Kind::Http { moody: true }, EVERYTHING_ENDS) },
     handler("effect", &["load"], Kind::Sql, EVERYTHING_ENDS),
     // Poison is dead after so many; nothing else may be.
     handler("picky", &["picky"], CALM, 8),
@@ -51,7 +55,7 @@ pub(crate) const HANDLERS: [Handler; 7] = [
 ];
 
 const fn handler(name: &'static str, topics: &'static [&'static str], kind: Kind, max_attempts: u32) -> Handler {
-    Handler { name, topics, kind, max_attempts, ordered: false }
+    Handler { name, topics, kind, max_attempts, ordered: false, per_key: None }
 }
 
 impl Handler {
@@ -60,7 +64,8 @@ impl Handler {
     }
 
     fn config(&self, port: u16, daemon: &str, folder: &Path) -> String {
-        let Self { name, topics, kind, max_attempts, ordered } = self;
+        let Self { name, topics, kind, max_attempts, ordered, per_key } = self;
+        let per_key = per_key.map(|most| format!("concurrency_per_key = {most}\n")).unwrap_or_default();
         // Where much is poison, a breaker would take it for an outage.
         let breaker = if *max_attempts < EVERYTHING_ENDS { "off" } else { "on" };
         let topics: Vec<String> = topics.iter().map(|word| format!("{word}.#")).collect();
@@ -80,7 +85,7 @@ impl Handler {
             }
         };
         format!(
-            "[handler.{name}]\ntopics = {topics:?}\n{calls}\nconcurrency = 16\ntimeout = \"5s\"\nordered = {ordered}\nbreaker = \"{breaker}\"\n\
+            "[handler.{name}]\ntopics = {topics:?}\n{calls}\nconcurrency = 16\ntimeout = \"5s\"\nordered = {ordered}\nbreaker = \"{breaker}\"\n{per_key}\
              retry = {{ max_attempts = {max_attempts}, base = \"20ms\", max = \"400ms\" }}\n\n"
         )
     }
