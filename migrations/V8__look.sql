@@ -17,10 +17,13 @@ CROSS JOIN LATERAL (
     FROM outbox.full_handler f WHERE f.handler = h.name
     UNION ALL
     SELECT x.state, (SELECT count(*) FROM (SELECT FROM outbox.open o WHERE o.state = x.state AND o.handler = h.name LIMIT 10000) c),
-           f.event_id, f.updated_at, f.last_error
+           f.event_id, f.updated_at,
+           CASE WHEN x.state = 'dead' THEN f.last_error
+                WHEN h.concurrency_per_key IS NOT NULL THEN format('as many of its key as may run do (concurrency_per_key = %s): %s', h.concurrency_per_key, f.key)
+                ELSE 'behind another one of its key: ' || f.key END
     FROM (VALUES ('dead'), ('blocked')) AS x (state)
     CROSS JOIN LATERAL (
-        SELECT o.event_id, o.updated_at, o.last_error FROM outbox.open o
+        SELECT o.event_id, o.updated_at, o.last_error, o.key FROM outbox.open o
         WHERE o.state = x.state AND o.handler = h.name ORDER BY o.updated_at LIMIT 1
     ) f
     UNION ALL

@@ -173,6 +173,9 @@ async fn a_dead_head_blocks_its_key_until_it_is_redriven_or_discarded_or_lets_it
         .unwrap();
     until("and later ones", async || states("blocks").await == "dead blocked blocked done blocked").await;
 
+    let why = "SELECT detail FROM outbox.stuck WHERE handler = 'blocks' AND why = 'blocked'";
+    assert_eq!(text(&session, why).await, "behind another one of its key: k");
+
     *broken.lock().unwrap() = false;
     let first = text(&session, "SELECT min(id) FROM outbox.event").await;
     text(&session, "SELECT outbox.redrive('blocks')").await;

@@ -122,6 +122,8 @@ async fn a_key_whose_target_hangs_holds_up_no_other_however_many_of_it_wait() {
     assert_eq!((calls.running("hot"), calls.most("hot"), calls.succeeded("hot")), (6, 6, 0));
     let blocked = text(&session, "SELECT blocked FROM outbox.backlog").await.parse::<usize>().unwrap();
     assert!(blocked > BACKLOG / 2, "{blocked} wait with a row");
+    let why = text(&session, "SELECT why || ': ' || detail FROM outbox.stuck").await;
+    assert_eq!(why, "blocked: as many of its key as may run do (concurrency_per_key = 6): hot");
     // Somebody gives up the first of those that wait, which is never called.
     let first = "SELECT event_id FROM outbox.open WHERE state = 'blocked' ORDER BY n LIMIT 1";
     let cancelled: i64 = text(&session, first).await.parse().unwrap();

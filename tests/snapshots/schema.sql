@@ -3542,11 +3542,16 @@ CREATE VIEW outbox.stuck AS
                          LIMIT 10000) c) AS count,
             f.event_id,
             f.updated_at,
-            f.last_error
+                CASE
+                    WHEN (x.state = 'dead'::text) THEN f.last_error
+                    WHEN (h.concurrency_per_key IS NOT NULL) THEN format('as many of its key as may run do (concurrency_per_key = %s): %s'::text, h.concurrency_per_key, f.key)
+                    ELSE ('behind another one of its key: '::text || f.key)
+                END AS "case"
            FROM (( VALUES ('dead'::text), ('blocked'::text)) x(state)
              CROSS JOIN LATERAL ( SELECT o.event_id,
                     o.updated_at,
-                    o.last_error
+                    o.last_error,
+                    o.key
                    FROM outbox.open o
                   WHERE ((o.state = x.state) AND (o.handler = h.name))
                   ORDER BY o.updated_at
