@@ -8,6 +8,7 @@ use outboxd::daemon::lane::{Lane, Offer, Step};
 use outboxd::daemon::write::{LaneId, Ticket};
 use outboxd::snapshot::Snapshot;
 use outboxd::store::registry::{Checkpoint, Held};
+use outboxd::store::settle::{Claimed, Found};
 use outboxd::{Event, EventId, Observation, Outcome};
 
 use crate::harness::workload::Gate;
@@ -16,6 +17,14 @@ use crate::harness::{Database, Running, daemon, done, outboxd_output, publish_ma
 fn delivery(concurrency: usize) -> DeliveryConfig {
     let topics = vec!["a".parse().unwrap()];
     DeliveryConfig { concurrency, timeout: Duration::from_hours(1), ..DeliveryConfig::new(topics) }
+}
+
+const OFFER: Offer = Offer { priority: 0, due_in: None, expires_in: None, begun: false };
+
+fn event(id: i64) -> Event {
+    let (payload, headers) = ("{}".to_owned(), "{}".to_owned());
+    let created_at = jiff::Timestamp::UNIX_EPOCH;
+    Event { id: EventId(id), topic: "a".to_owned(), key: None, payload, headers, created_at }
 }
 
 /// A lane with some events, and a clock.
@@ -30,16 +39,7 @@ impl Clocked {
         let checkpoint = Checkpoint { handler: "h".into(), position: Snapshot::beginning(), finished: 0 };
         let mut lane = Lane::new(LaneId(0), config, &checkpoint, &Held::default(), now);
         for id in 1..=events {
-            let event = Event {
-                id: EventId(id),
-                topic: "a".to_owned(),
-                key: None,
-                payload: "{}".to_owned(),
-                headers: "{}".to_owned(),
-                created_at: jiff::Timestamp::UNIX_EPOCH,
-            };
-            let offer = Offer { priority: 0, due_in: None, expires_in: None, begun: false };
-            lane.offer(&Arc::new(event), &offer, now, &mut Vec::new());
+            lane.offer(&Arc::new(event(id)), &OFFER, now, &mut Vec::new());
         }
         Self { lane, now }
     }
@@ -170,4 +170,36 @@ async fn limits_are_changed_while_the_daemon_runs_shown_and_taken_back() {
     assert!(refused.as_db_error().unwrap().message().contains("limit_rate_is_1_to_100000"), "{refused:?}");
     assert_eq!(text(&session, "SELECT outbox.set_limits('nobody', 3)").await, "false");
     running.stop().await;
+}
+
+#[test]
+fn what_is_due_and_may_not_begin_yet_is_waited_for() {
+    let batch = Some(BatchConfig { max: 10, wait: Duration::from_mins(1) });
+    let config = DeliveryConfig { concurrency: 1, batch, ..DeliveryConfig::new(vec!["#".parse().unwrap()]) };
+    let mut clocked = Clocked::new(config, 0);
+    let (now, mut steps) = (clocked.now, Vec::new());
+    // A delivery that was due has had its turn.
+    assert!(!clocked.lane.claim(usize::MAX, now).is_empty());
+    let claimed = Claimed {
+        event: event(1),
+        handler: "h".to_owned(),
+        attempt: 2,
+        failures: 1,
+        polls: 0,
+        answer_in: None,
+        expires_in: None,
+        results: None,
+        unanswered: false,
+        overdue: Duration::ZERO,
+        alone: true,
+        parked: false,
+    };
+    let found = Found { claimed: vec![claimed], due_in: Some(Duration::ZERO), ..Found::default() };
+    clocked.lane.claimed(found, now, 0.5, &mut steps);
+    let Some(Step::StartBatch(starts)) = steps.pop() else { panic!("it begins") };
+    clocked.lane.ended(starts[0].ticket, Outcome::done(), None, now, 0.5, &mut steps);
+    // The next turn is that of one that waits for company, though another one is due.
+    clocked.lane.offer(&Arc::new(event(2)), &OFFER, now, &mut steps);
+    assert!(clocked.lane.claim(usize::MAX, now).is_empty());
+    assert_eq!(clocked.lane.wake_at(true, true), Some(now + Duration::from_mins(1)));
 }

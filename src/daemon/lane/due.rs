@@ -33,15 +33,7 @@ impl Lane {
             return self.wanted(0, Vec::new());
         }
         let free = self.config.concurrency.saturating_sub(self.calls).min(most);
-        let share = if self.queue.is_empty() {
-            self.config.concurrency
-        } else if self.config.concurrency == 1 && self.due_had_last_turn {
-            0
-        } else {
-            // While first tries wait, a quarter of the slots, but never none, is for what is due.
-            (self.config.concurrency / 4).max(1)
-        };
-        let calls = free.min(share.saturating_sub(self.calls_due + self.calls_parked));
+        let calls = free.min(self.share_left());
         // One batch at a time: so many rows, and no more, come with an answer.
         let wanted = self.config.batch.map_or(calls, |batch| if calls > 0 { batch.max } else { 0 });
         let wanted = self.limit.as_mut().map_or(wanted, |limit| wanted.min(limit.there(now)));
@@ -59,6 +51,19 @@ impl Lane {
         let calls = if self.config.batch.is_some() { deliveries.min(1) } else { deliveries };
         self.reserved = Reserved { calls, deliveries, due };
         self.wanted(due, parked)
+    }
+
+    /// Calls that what comes from `outbox.open` may still have.
+    fn share_left(&self) -> usize {
+        let share = if self.queue.is_empty() {
+            self.config.concurrency
+        } else if self.config.concurrency == 1 && self.due_had_last_turn {
+            0
+        } else {
+            // While first tries wait, a quarter of the slots, but never none, is for what is due.
+            (self.config.concurrency / 4).max(1)
+        };
+        share.saturating_sub(self.calls_due + self.calls_parked)
     }
 
     fn wanted(&self, due: usize, parked: Vec<(Arc<str>, usize)>) -> Wanted {
@@ -199,7 +204,10 @@ impl Lane {
 
     /// When a claim may find something, as far as slots allow one. With none free, the end of an attempt is what to wait for.
     pub(super) fn due_at(&self) -> Option<Instant> {
-        let has_slot = self.reserved.calls == 0 && self.due_queue.is_empty() && self.calls < self.config.concurrency;
+        let has_slot = self.reserved.calls == 0
+            && self.due_queue.is_empty()
+            && self.calls < self.config.concurrency
+            && self.share_left() > 0;
         let run_again = self.config.retry.concurrency.is_none_or(|most| self.calls_due < most)
             && !self.places.as_ref().is_some_and(Places::is_full);
         let not_before = |at: Instant, rate: &Option<Rate>| rate.as_ref().map_or(at, |rate| at.max(rate.next()));

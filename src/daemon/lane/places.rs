@@ -104,10 +104,10 @@ impl Places {
         }
     }
 
-    /// Takes a place for one that does not wait in memory; false if there is none.
+    /// Takes a place for one that does not wait in memory; false if there is none, or others of its key wait with a row.
     pub fn take(&mut self, key: &str) -> bool {
         let entry = self.keys.entry(key.into()).or_default();
-        let has_place = entry.taken < self.most;
+        let has_place = entry.taken < self.most && entry.rows.is_none();
         entry.taken += usize::from(has_place);
         has_place
     }
